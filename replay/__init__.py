@@ -1,0 +1,1 @@
+"""Replay recorded KVM write-tracking events under several kernel policies and explain where they differ."""

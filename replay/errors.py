@@ -1,0 +1,179 @@
+"""Name every way in which input can be wrong: one tree, stable codes, messages that say what to do.
+
+A message has five parts, in this order: where (file, line, block or event number), what was found, what was expected, what
+it means, what to do. Programmer errors are assertions and never come from here.
+"""
+
+from typing import ClassVar
+
+
+class KvmReplayError(Exception):
+    """Base of everything that this tool raises for bad input; `code` is stable across releases.
+
+    where: file and position ("boot.kvmr, block 3 at byte 9120"), "" when there is none.
+    found / expected: the two sides of the complaint. advice: the next step for the reader of the message.
+    """
+
+    code: ClassVar[str] = "KVR000"
+    title: ClassVar[str] = "trouble"
+
+    def __init__(self, found: str, *, where: str = "", expected: str = "", advice: str = "") -> None:
+        self.where, self.found, self.expected, self.advice = where, found, expected, advice
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        text = f"{self.where}: {self.found}" if self.where else self.found
+        if self.expected:
+            text += f"; expected {self.expected}"
+        if self.advice:
+            text += f". {self.advice[:1].upper()}{self.advice[1:]}"
+        return text
+
+    def at(self, where: str) -> "KvmReplayError":
+        """Return the same complaint with a place put before its own, for callers that know the file."""
+        joined = f"{where}, {self.where}" if self.where else where
+        return type(self)(self.found, where=joined, expected=self.expected, advice=self.advice)
+
+
+class UsageError(KvmReplayError):
+    """A command line or an API argument that cannot be meant."""
+
+    code = "KVR001"
+    title = "bad usage"
+
+
+class UnreadableError(KvmReplayError):
+    """A file that cannot be opened or read: missing, a directory, no permission, an I/O error."""
+
+    code = "KVR002"
+    title = "cannot read"
+
+
+class UnknownFormatError(KvmReplayError):
+    """Content that is none of the formats this tool knows."""
+
+    code = "KVR003"
+    title = "unknown format"
+
+
+class UnwritableError(KvmReplayError):
+    """A file that cannot be written: exists, no space, no permission."""
+
+    code = "KVR004"
+    title = "cannot write"
+
+
+class RecordingError(KvmReplayError):
+    """Base of all that can be wrong with a recording (.kvmr or .jsonl)."""
+
+    code = "KVR100"
+    title = "bad recording"
+
+
+class DamagedError(RecordingError):
+    """Bytes of a recording that are not what its writer wrote: a checksum, chain or count does not fit."""
+
+    code = "KVR101"
+    title = "damaged recording"
+
+
+class TornError(RecordingError):
+    """A recording that stops before its END block; what is there is a true prefix."""
+
+    code = "KVR102"
+    title = "torn recording"
+
+
+class VersionError(RecordingError):
+    """A recording of a newer major version, or with a block kind that must not be skipped."""
+
+    code = "KVR103"
+    title = "unknown version"
+
+
+class LimitError(RecordingError):
+    """Something larger than the limits that keep memory and time bounded."""
+
+    code = "KVR104"
+    title = "over a limit"
+
+
+class EventError(RecordingError):
+    """An event that does not fit its schema: unknown kind, missing field, wrong type, out of range."""
+
+    code = "KVR105"
+    title = "bad event"
+
+
+class HeaderError(RecordingError):
+    """A header that is missing, repeated or does not fit its schema."""
+
+    code = "KVR106"
+    title = "bad header"
+
+
+class EmptyError(RecordingError):
+    """A recording or trace with nothing to judge: zero events is never a pass."""
+
+    code = "KVR107"
+    title = "nothing to judge"
+
+
+class SourceError(KvmReplayError):
+    """Base of all that can be wrong with a trace made by another tool."""
+
+    code = "KVR200"
+    title = "bad trace"
+
+
+class TraceSyntaxError(SourceError):
+    """A line that the tool which wrote the trace would not write."""
+
+    code = "KVR201"
+    title = "bad trace line"
+
+
+class TraceOptionError(SourceError):
+    """A trace recorded with options that lose what a replay needs (strace -c, -P /dev/kvm, plugin text...)."""
+
+    code = "KVR202"
+    title = "trace lacks what a replay needs"
+
+
+class PairingError(SourceError):
+    """Two traces that are said to show one run and do not fit together."""
+
+    code = "KVR203"
+    title = "traces do not belong together"
+
+
+class DecompressionError(SourceError):
+    """A compressed file that does not decompress, or grows beyond every reasonable size."""
+
+    code = "KVR204"
+    title = "cannot decompress"
+
+
+class ProfileError(KvmReplayError):
+    """A profile or lane that is contradictory, incomplete or not known."""
+
+    code = "KVR300"
+    title = "bad profile"
+
+
+class InvariantError(KvmReplayError):
+    """A state of the model that breaks an invariant of the kernel (--paranoid): a bug here, please report it."""
+
+    code = "KVR400"
+    title = "invariant broken"
+
+
+def catalogue() -> list[type[KvmReplayError]]:
+    """List every error class of the tree, sorted by code; codes are unique."""
+    found: list[type[KvmReplayError]] = []
+    queue: list[type[KvmReplayError]] = [KvmReplayError]
+    while queue:
+        cls = queue.pop()
+        found.append(cls)
+        queue.extend(cls.__subclasses__())
+    return sorted(found, key=lambda cls: cls.code)

@@ -1,0 +1,168 @@
+"""Hold a run: the hot events between two structural ones, as columns.
+
+A recording is a stream of items, each either one structural `Event` or one `Run`. A run never crosses a structural event, so
+within it slots, flags and errno outcomes are constant, which is what lets the engine fold it in bulk. A column is any
+sequence of ints of the run's length: a `Constant`, a list, an array, or a memoryview cast over the bytes of a block.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, overload
+
+import attrs
+
+from replay.events import (
+    GuestWrite,
+    HotEvent,
+    ShadowPageAccount,
+    ShadowPageUnaccount,
+    WriteTrackAdd,
+    WriteTrackQuery,
+    WriteTrackRemove,
+)
+from replay.events.base import Event, Source, Task
+from replay.units import AsId, Gfn
+
+ADD: Final = WriteTrackAdd.CODE
+REMOVE: Final = WriteTrackRemove.CODE
+QUERY: Final = WriteTrackQuery.CODE
+GUEST_WRITE: Final = GuestWrite.CODE
+ACCOUNT: Final = ShadowPageAccount.CODE
+UNACCOUNT: Final = ShadowPageUnaccount.CODE
+
+HOT_CLASSES: Final[dict[int, type[HotEvent]]] = {
+    ADD: WriteTrackAdd,
+    REMOVE: WriteTrackRemove,
+    QUERY: WriteTrackQuery,
+    GUEST_WRITE: GuestWrite,
+    ACCOUNT: ShadowPageAccount,
+    UNACCOUNT: ShadowPageUnaccount,
+}
+
+RUN_EVENTS_MAX: Final = 16384
+"""Most events that one run holds; a longer stretch is several runs."""
+
+
+@attrs.frozen
+class Constant(Sequence[int]):
+    """A column whose values are all the same; costs nothing a row."""
+
+    number: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Constant": ...
+    def __getitem__(self, index: int | slice) -> "int | Constant":
+        if isinstance(index, slice):
+            return Constant(self.number, len(range(*index.indices(self.length))))
+        if not -self.length <= index < self.length:
+            raise IndexError(index)
+        return self.number
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.number,) * self.length)
+
+
+Column = Sequence[int] | Sequence[int | None]
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """Hot events as columns of equal length, 1 to RUN_EVENTS_MAX rows.
+
+    `task` holds indexes into `tasks` (None: not known). `time_ns`, `file`, `line` and `ret` may hold None.
+    """
+
+    kind: Sequence[int]
+    vm: Sequence[int]
+    as_id: Sequence[int]
+    gfn: Sequence[int]
+    level: Sequence[int]
+    nested: Sequence[int]
+    ret: Sequence[int | None]
+    task: Sequence[int | None]
+    tasks: tuple[Task, ...]
+    time_ns: Sequence[int | None]
+    file: Sequence[int | None]
+    line: Sequence[int | None]
+    inferred: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def event_at(self, row: int) -> HotEvent:
+        """Return one row as an event object, for people; the engine never asks for it."""
+        task, file, line = self.task[row], self.file[row], self.line[row]
+        return HOT_CLASSES[self.kind[row]](
+            vm=self.vm[row],
+            as_id=AsId(self.as_id[row]),
+            gfn=Gfn(self.gfn[row]),
+            level=self.level[row],
+            nested=bool(self.nested[row]),
+            ret=self.ret[row],
+            task=None if task is None else self.tasks[task],
+            time_ns=self.time_ns[row],
+            source=None if file is None or line is None else Source(file, line),
+            inferred=bool(self.inferred[row]),
+        )
+
+    def events(self) -> Iterator[HotEvent]:
+        """Yield every row as an event object."""
+        return (self.event_at(row) for row in range(len(self)))
+
+
+Item = Event | Run
+
+
+def run_of(events: Iterable[HotEvent]) -> Run:
+    """Gather event objects into a run; for tests, hand-written recordings and JSON Lines."""
+    rows = list(events)
+    tasks: dict[Task, int] = {}
+    for row in rows:
+        if row.task is not None:
+            tasks.setdefault(row.task, len(tasks))
+    return Run(
+        kind=[row.CODE for row in rows],
+        vm=[row.vm for row in rows],
+        as_id=[row.as_id for row in rows],
+        gfn=[row.gfn for row in rows],
+        level=[row.level for row in rows],
+        nested=[int(row.nested) for row in rows],
+        ret=[row.ret for row in rows],
+        task=[None if row.task is None else tasks[row.task] for row in rows],
+        tasks=tuple(tasks),
+        time_ns=[row.time_ns for row in rows],
+        file=[None if row.source is None else row.source.file for row in rows],
+        line=[None if row.source is None else row.source.line for row in rows],
+        inferred=[int(row.inferred) for row in rows],
+    )
+
+
+def items_of(events: Iterable[Event]) -> Iterator[Item]:
+    """Turn a stream of event objects into items: runs of at most RUN_EVENTS_MAX hot events, structural events alone."""
+    pending: list[HotEvent] = []
+    for event in events:
+        if isinstance(event, HotEvent):
+            pending.append(event)
+            if len(pending) < RUN_EVENTS_MAX:
+                continue
+        if pending:
+            yield run_of(pending)
+            pending = []
+        if not isinstance(event, HotEvent):
+            yield event
+    if pending:
+        yield run_of(pending)
+
+
+def events_of(items: Iterable[Item]) -> Iterator[Event]:
+    """Turn a stream of items back into event objects, in order."""
+    for item in items:
+        if isinstance(item, Run):
+            yield from item.events()
+        else:
+            yield item
