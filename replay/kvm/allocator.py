@@ -1,0 +1,161 @@
+"""Take and give back the model's kernel memory in one place: numbered, itemised by array, able to fail.
+
+Every allocation of the model goes through `Allocator.vcalloc()` or `.kzalloc()`. That is what makes bytes itemisable and the
+nth allocation failable. Source of the sites' names: the caller column of /proc/vmallocinfo on real kernels.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from replay.kvm.vmalloc import Cost, slot_object_cost, vcalloc_cost
+
+# Arrays of a slot, in the order in which a CREATE allocates them (kvm_alloc_memslot_metadata() [6.1, 6.12]).
+SLOT: Final = "slot"
+DIRTY_BITMAP: Final = "dirty_bitmap"
+RMAP: Final = "rmap"
+LPAGE_INFO: Final = "lpage_info"
+GFN_WRITE_TRACK: Final = "gfn_write_track"
+ARRAYS: Final = (SLOT, DIRTY_BITMAP, RMAP, LPAGE_INFO, GFN_WRITE_TRACK)
+
+# Allocating functions as /proc/vmallocinfo names them (seen on 6.1.192, 6.12.117, 6.18.44); the slot objects are kmalloc.
+SITE_SLOT: Final = "kvm_set_memory_region"
+SITE_INVALID: Final = "kvm_set_memslot(invalid)"
+SITE_DIRTY: Final = "kvm_set_memslot"
+SITE_RMAP: Final = "memslot_rmap_alloc"
+SITE_LPAGE: Final = "kvm_arch_prepare_memory_region"
+SITE_WT_CREATE: Final = "kvm_page_track_create_memslot"
+SITE_WT_ROOT: Final = "kvm_page_track_write_tracking_alloc"
+SITE_WT_REGISTER: Final = "kvm_page_track_register_notifier"
+
+
+@attrs.define(eq=False)
+class Allocation:
+    """One live piece of kernel memory. number: serial in this lane, from 1. event: number of the event that made it."""
+
+    number: int
+    site: str
+    array: str
+    cost: Cost
+    vm: int
+    as_id: int
+    slot_id: int
+    event: int
+
+
+@attrs.define
+class Tally:
+    """Running totals of one array kind: bytes now, at most, and ever; nominal, charged to the memory cgroup, and real."""
+
+    count: int = 0
+    live: int = 0
+    nominal_now: int = 0
+    nominal_peak: int = 0
+    nominal_total: int = 0
+    charged_now: int = 0
+    charged_peak: int = 0
+    charged_total: int = 0
+    real_now: int = 0
+    real_peak: int = 0
+    real_total: int = 0
+
+    def take(self, cost: Cost) -> None:
+        """Add one allocation."""
+        self.count += 1
+        self.live += 1
+        self.nominal_now += cost.nominal_bytes
+        self.nominal_total += cost.nominal_bytes
+        self.charged_now += cost.charged_bytes
+        self.charged_total += cost.charged_bytes
+        self.real_now += cost.real_bytes
+        self.real_total += cost.real_bytes
+        self.nominal_peak = max(self.nominal_peak, self.nominal_now)
+        self.charged_peak = max(self.charged_peak, self.charged_now)
+        self.real_peak = max(self.real_peak, self.real_now)
+
+    def give_back(self, cost: Cost) -> None:
+        """Take one allocation off the running bytes."""
+        self.live -= 1
+        self.nominal_now -= cost.nominal_bytes
+        self.charged_now -= cost.charged_bytes
+        self.real_now -= cost.real_bytes
+        assert self.nominal_now >= 0, "freed more than was taken"
+
+
+@attrs.define
+class Injection:
+    """A fail-nth injection: the nth allocation that matches fails, and count - 1 after it (0: all after it)."""
+
+    vm: int | None
+    site: str
+    nth: int
+    count: int
+    seen: int = 0
+
+    def hits(self, site: str, array: str, vm: int) -> bool:
+        """Count one allocation and tell whether it must fail."""
+        if (self.site and self.site not in (site, array)) or (self.vm is not None and self.vm != vm):
+            return False
+        self.seen += 1
+        return self.seen >= self.nth and (not self.count or self.seen < self.nth + self.count)
+
+
+@attrs.define
+class Allocator:
+    """All kernel memory of one lane.
+
+    limit_pages: what the memory cgroup may still be charged, None for no limit. total_ram_pages: a single array larger than
+    this fails at once (mm/vmalloc.c __vmalloc_node_range() [6.1, 6.12]), 0 for no limit.
+    """
+
+    total_ram_pages: int = 0
+    limit_pages: int | None = None
+    number: int = 0
+    event: int = 0
+    tallies: dict[str, Tally] = attrs.field(factory=lambda: {array: Tally() for array in ARRAYS})
+    injections: list[Injection] = attrs.field(factory=list)
+    taken: list[Allocation] = attrs.field(factory=list)
+    freed: list[Allocation] = attrs.field(factory=list)
+    refused: list[tuple[str, str, int]] = attrs.field(factory=list)
+    """Since `begin()`: what was allocated, freed, and refused (site, array, nominal bytes)."""
+    forced: Callable[[str, str], bool] | None = None
+    """Set for one call whose recorded -ENOMEM nobody attributed: refuses the allocation that the lane chooses."""
+
+    def begin(self, event: int) -> None:
+        """Start a new event: forget the last one's effects."""
+        self.event = event
+        self.taken, self.freed, self.refused = [], [], []
+
+    def vcalloc(self, site: str, array: str, nominal_bytes: int, vm: int, slot: tuple[int, int]) -> Allocation | None:
+        """Allocate an array of a slot; None is -ENOMEM. Source: mm/util.c __vcalloc() [6.1, 6.12]."""
+        cost = vcalloc_cost(nominal_bytes)
+        too_large = bool(self.total_ram_pages) and cost.pages > self.total_ram_pages
+        return self._take(site, array, cost, vm, slot, refuse=too_large)
+
+    def kzalloc(self, site: str, vm: int, slot: tuple[int, int]) -> Allocation | None:
+        """Allocate a slot object with GFP_KERNEL_ACCOUNT; None is -ENOMEM. Source: virt/kvm/kvm_main.c."""
+        return self._take(site, SLOT, slot_object_cost(), vm, slot, refuse=False)
+
+    def _take(self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool) -> Allocation | None:
+        hit = [injection.hits(site, array, vm) for injection in self.injections]
+        over = self.limit_pages is not None and cost.pages > self.limit_pages
+        if refuse or over or any(hit) or (self.forced is not None and self.forced(site, array)):
+            self.refused.append((site, array, cost.nominal_bytes))
+            return None
+        if self.limit_pages is not None:
+            self.limit_pages -= cost.pages
+        self.number += 1
+        made = Allocation(self.number, site, array, cost, vm, slot[0], slot[1], self.event)
+        self.tallies[array].take(cost)
+        self.taken.append(made)
+        return made
+
+    def free(self, allocation: Allocation | None) -> None:
+        """Give memory back; None is allowed, as kvfree() and kfree() allow NULL."""
+        if allocation is None:
+            return
+        if self.limit_pages is not None:
+            self.limit_pages += allocation.cost.pages
+        self.tallies[allocation.array].give_back(allocation.cost)
+        self.freed.append(allocation)

@@ -1,0 +1,26 @@
+"""Gather what the kernel log would say. Source: WARN_ON_ONCE, KVM_BUG_ON in arch/x86/kvm/mmu [6.1, 6.12]."""
+
+from typing import Final
+
+import attrs
+
+UNDERFLOW: Final = "WARN: write-track count below 0"
+OVERFLOW: Final = "WARN: write-track count above 65535"
+DISABLED: Final = "WARN: write tracking is not enabled"
+BUG: Final = "KVM_BUG_ON: write tracking is not enabled"
+NO_SLOT: Final = "no memslot for the gfn"
+NO_ARRAY: Final = "gfn_write_track is NULL"
+GONE: Final = "the VM is gone"
+
+
+@attrs.define
+class KernelLog:
+    """Warnings of one lane: counted by reason, and those of the current event. Source: see the reasons' users."""
+
+    counts: dict[str, int] = attrs.field(factory=dict)
+    new: list[str] = attrs.field(factory=list)
+
+    def add(self, reason: str) -> None:
+        """Count one warning and note it for the current event."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.new.append(reason)

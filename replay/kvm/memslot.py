@@ -1,0 +1,67 @@
+"""Hold one memslot and its arrays. Source: struct kvm_memory_slot, struct kvm_arch_memory_slot [6.1, 6.12]."""
+
+from typing import Final
+
+import attrs
+
+from replay.kvm.allocator import Allocation
+from replay.kvm.uapi import KVM_MEM_LOG_DIRTY_PAGES
+
+KVM_NR_PAGE_SIZES: Final = 3
+
+
+def lpages(base_gfn: int, npages: int, level: int) -> int:
+    """Return how many pages of a level a slot touches; level 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB.
+
+    Source: arch/x86/kvm/mmu.h __kvm_mmu_slot_lpages() [6.1, 6.12].
+
+    >>> lpages(0, 512, 2), lpages(1, 512, 2)
+    (1, 2)
+    """
+    shift = 9 * (level - 1)
+    return ((base_gfn + npages - 1) >> shift) - (base_gfn >> shift) + 1
+
+
+@attrs.define(eq=False)
+class Arch:
+    """The arrays that hang on a slot; None is a NULL pointer. counts: the counters of gfn_write_track that are not zero."""
+
+    rmap: list[Allocation | None] = attrs.field(factory=lambda: [None] * KVM_NR_PAGE_SIZES)
+    lpage_info: list[Allocation | None] = attrs.field(factory=lambda: [None] * (KVM_NR_PAGE_SIZES - 1))
+    gfn_write_track: Allocation | None = None
+    counts: dict[int, int] = attrs.field(factory=dict)
+
+    def arrays(self) -> list[Allocation]:
+        """List the arrays that are there."""
+        return [array for array in (*self.rmap, *self.lpage_info, self.gfn_write_track) if array is not None]
+
+
+@attrs.define(eq=False)
+class Memslot:
+    """A memslot at rest. born: number of the event that created it, which with as_id and id names it for ever."""
+
+    as_id: int
+    id: int
+    base_gfn: int
+    npages: int
+    flags: int
+    userspace_addr: int
+    born: int
+    object: Allocation
+    arch: Arch = attrs.field(factory=Arch)
+    dirty_bitmap: Allocation | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Address space and id."""
+        return (self.as_id, self.id)
+
+    @property
+    def end_gfn(self) -> int:
+        """First gfn after the slot."""
+        return self.base_gfn + self.npages
+
+    @property
+    def logs_dirty(self) -> bool:
+        """Whether dirty logging is on."""
+        return bool(self.flags & KVM_MEM_LOG_DIRTY_PAGES)

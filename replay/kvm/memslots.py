@@ -1,0 +1,106 @@
+"""Hold the memslots of one address space: by id, by gfn, in both sets' orders, with the generation.
+
+At rest both sets link the same slot objects, so the slots are kept once and only the order and the active index twice.
+Source: struct kvm_memslots, virt/kvm/kvm_main.c kvm_swap_active_memslots() [6.1, 6.12].
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sortedcontainers import SortedDict
+
+from replay.kvm.idhash import IdHash
+from replay.kvm.memslot import Memslot
+
+
+class Memslots:
+    """All slots of one address space. Source: virt/kvm/kvm_main.c [6.1, 6.12]."""
+
+    def __init__(self, as_id: int, nr_as_ids: int) -> None:
+        self.as_id = as_id
+        self.generation = as_id  # kvm_create_vm(): the generation starts at the address space's index
+        self._nr_as_ids = nr_as_ids
+        self._by_id: dict[int, Memslot] = {}
+        self._by_base: Any = SortedDict()
+        self._orders = (IdHash(), IdHash())
+        self._active = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Memslot]:
+        """Walk the active set as kvm_for_each_memslot() does."""
+        return iter([self._by_id[slot_id] for slot_id in self._orders[self._active]])
+
+    def by_id(self, slot_id: int) -> Memslot | None:
+        """Return the slot with this id. Source: id_to_memslot()."""
+        return self._by_id.get(slot_id)
+
+    def by_gfn(self, gfn: int) -> Memslot | None:
+        """Return the slot that holds a gfn. Source: __gfn_to_memslot()."""
+        index = self._by_base.bisect_right(gfn) - 1
+        if index < 0:
+            return None
+        slot: Memslot = self._by_base.peekitem(index)[1]
+        return slot if gfn < slot.end_gfn else None
+
+    def overlaps(self, base_gfn: int, end_gfn: int, but_id: int) -> bool:
+        """Tell whether another slot lies in the range. Source: kvm_check_memslot_overlap()."""
+        first = max(self._by_base.bisect_right(base_gfn) - 1, 0)
+        for slot in self._by_base.values()[first:]:
+            if slot.base_gfn >= end_gfn:
+                return False
+            if slot.id != but_id and slot.end_gfn > base_gfn:
+                return True
+        return False
+
+    def _swap(self) -> None:
+        """Publish the other set. Source: kvm_swap_active_memslots()."""
+        self._active ^= 1
+        self.generation += self._nr_as_ids
+
+    def _inactive(self) -> IdHash:
+        return self._orders[self._active ^ 1]
+
+    def invalidate(self, slot: Memslot) -> None:
+        """Publish the INVALID copy of a slot. Source: kvm_invalidate_memslot()."""
+        self._inactive().link(slot.id)
+        self._swap()
+
+    def revert(self, slot: Memslot) -> None:
+        """Publish the old slot again after prepare failed. Source: kvm_activate_memslot(kvm, invalid_slot, old)."""
+        self._swap()
+        self._inactive().link(slot.id)
+
+    def create(self, slot: Memslot) -> None:
+        """Publish a new slot. Source: kvm_create_memslot()."""
+        self._by_id[slot.id] = slot
+        self._by_base[slot.base_gfn] = slot
+        self._inactive().link(slot.id)
+        self._swap()
+        self._inactive().link(slot.id)
+
+    def delete(self, slot: Memslot) -> None:
+        """Publish the sets without a slot, after invalidate(). Source: kvm_delete_memslot()."""
+        del self._by_id[slot.id]
+        del self._by_base[slot.base_gfn]
+        self._inactive().unlink(slot.id)
+        self._swap()
+        self._inactive().unlink(slot.id)
+
+    def replace(self, old: Memslot, new: Memslot) -> None:
+        """Publish a slot in place of another with the same id. Source: kvm_move_memslot(), kvm_update_flags_memslot()."""
+        del self._by_base[old.base_gfn]
+        self._by_id[new.id] = new
+        self._by_base[new.base_gfn] = new
+        self._inactive().link(new.id)
+        self._swap()
+        self._inactive().link(new.id)
+
+    def drop_all(self) -> list[Memslot]:
+        """Empty both sets at VM destruction and return what was there. Source: kvm_free_memslots()."""
+        slots = list(self)
+        self._by_id.clear()
+        self._by_base.clear()
+        self._orders = (IdHash(), IdHash())
+        return slots

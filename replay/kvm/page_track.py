@@ -1,0 +1,173 @@
+"""Model write tracking: who may track, the 16-bit counters, notifiers.
+
+Functions carry the kernel's names and ask the policy row where kernels differ.
+Source: arch/x86/kvm/mmu/page_track.c [6.1.192 for 5.16-6.5; 6.8 text for 6.6-6.8; 6.12.117 for 6.9 and later].
+"""
+
+from replay.kvm.allocator import GFN_WRITE_TRACK, SITE_WT_CREATE, SITE_WT_REGISTER
+from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, OVERFLOW, UNDERFLOW, KernelLog
+from replay.kvm.memslot import Memslot
+from replay.kvm.vm import Vm
+from replay.units import EINVAL, ENOMEM, ESRCH, U16_MAX
+
+
+def kvm_page_track_write_tracking_enabled(vm: Vm) -> bool:
+    """Tell whether write tracking is enabled (E of the policy table).
+
+    Source: page_track.c kvm_page_track_write_tracking_enabled(): external term, or shadow root, or not tdp.
+    """
+    profile = vm.profile
+    external = vm.policy.external_term(profile.config_external_write_tracking, vm.external_write_tracking_enabled)
+    return external or vm.shadow_root_allocated or not profile.tdp
+
+
+def write_tracking_alloc(vm: Vm, slot: Memslot, site: str) -> bool:
+    """Allocate a slot's array unless it is there; False is -ENOMEM. Source: kvm_page_track_write_tracking_alloc()."""
+    if slot.arch.gfn_write_track is None:
+        slot.arch.gfn_write_track = vm.allocator.vcalloc(site, GFN_WRITE_TRACK, 2 * slot.npages, vm.number, slot.key)
+        slot.arch.counts = {}
+    return slot.arch.gfn_write_track is not None
+
+
+def kvm_page_track_create_memslot(vm: Vm, slot: Memslot) -> bool:
+    """Allocate the array of a new or moved slot if tracking is enabled; False is -ENOMEM. Source: page_track.c."""
+    if not kvm_page_track_write_tracking_enabled(vm):
+        return True
+    return write_tracking_alloc(vm, slot, SITE_WT_CREATE)
+
+
+def update_gfn_write_track(slot: Memslot, gfn: int, delta: int, log: KernelLog) -> None:
+    """Change one counter; one that would leave 0..65535 warns and stays.
+
+    Source: page_track.c update_gfn_write_track() [6.12], update_gfn_track() [6.1]; seen on both kernels.
+    """
+    index = gfn - slot.base_gfn
+    counts = slot.arch.counts
+    value = counts.get(index, 0) + delta
+    if value < 0 or value > U16_MAX:
+        log.add(UNDERFLOW if value < 0 else OVERFLOW)
+    elif value:
+        counts[index] = value
+    else:
+        del counts[index]
+
+
+def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
+    """Add or remove one tracking of a gfn in a slot, as account_shadowed() and external users do.
+
+    Source: page_track.c __kvm_write_track_add_gfn(), __kvm_write_track_remove_gfn() [6.6 on: KVM_BUG_ON while not enabled];
+    kvm_slot_page_track_add_page(), kvm_slot_page_track_remove_page() [6.1: WARN, nothing happens].
+    """
+    if not kvm_page_track_write_tracking_enabled(vm):
+        if vm.policy.bug_when_disabled:
+            vm.log.add(BUG)
+            vm.vm_bugged = True
+        else:
+            vm.log.add(DISABLED)
+        return
+    if slot.arch.gfn_write_track is None:
+        # No kernel tests for NULL here: this would be a NULL dereference (hazard H1 of the on-demand policy).
+        vm.log.add(NO_ARRAY)
+        return
+    update_gfn_write_track(slot, gfn, delta, vm.log)
+
+
+def external_track(vm: Vm, as_id: int, gfn: int, delta: int) -> int:
+    """Model an external user's add or remove of a gfn; return 0 or -EINVAL, 0 also when KVM_BUG_ON fired.
+
+    Source: page_track.c kvm_write_track_add_gfn(), kvm_write_track_remove_gfn() [6.6 and later: lookup in address space 0
+    only]; drivers/gpu/drm/i915/gvt/kvmgt.c [6.1: the caller looks the slot up].
+    """
+    slot = vm.spaces[0 if vm.policy.register_checks_mm else min(as_id, vm.nas - 1)].by_gfn(gfn)
+    if slot is None:
+        return -EINVAL
+    kvm_write_track_gfn(vm, slot, gfn, delta)
+    held = vm.external_adds.get(gfn, 0) + delta
+    if held > 0:
+        vm.external_adds[gfn] = held
+    else:
+        vm.external_adds.pop(gfn, None)
+    return 0
+
+
+def kvm_gfn_is_write_tracked(vm: Vm, as_id: int, gfn: int) -> bool:
+    """Tell whether a gfn is write-tracked, as page faults and unsync ask.
+
+    Source: page_track.c kvm_gfn_is_write_tracked() [6.12], kvm_slot_page_track_is_active() [6.1]; both address spaces from
+    0f38453cdb2e ("KVM: x86/mmu: Check write tracking in all address spaces") on: 6.1.187, 6.6.156, 6.12.108, 6.18.49, 7.2.
+    """
+    if as_id >= vm.nas or not kvm_page_track_write_tracking_enabled(vm):
+        return False
+    slot = vm.spaces[as_id].by_gfn(gfn)
+    if slot is None:
+        return False
+    if slot.arch.counts.get(gfn - slot.base_gfn, 0):
+        return True
+    if vm.nas == 1 or not reads_all_address_spaces(vm):
+        return False
+    other = vm.spaces[as_id ^ 1].by_gfn(gfn)
+    return other is not None and other.arch.counts.get(gfn - other.base_gfn, 0) != 0
+
+
+def reads_all_address_spaces(vm: Vm) -> bool:
+    """Tell whether the release has the fix that reads both address spaces. Source: 0f38453cdb2e and its stable backports."""
+    release = vm.profile.release
+    fixed = {(6, 1): 187, (6, 6): 156, (6, 12): 108, (6, 18): 49}.get((release.major, release.minor))
+    return release.patch >= fixed if fixed is not None else release.at_least(7, 2)
+
+
+def kvm_enable_external_write_tracking(vm: Vm) -> int:
+    """Allocate the arrays of all slots and set the sticky flag; 0 or -ENOMEM, keeping what was allocated.
+
+    The test for "already enabled" comes first, as arrays are then there or come with each slot.
+    Source: page_track.c kvm_enable_external_write_tracking() [6.12.117]; vmallocinfo shows its arrays under
+    kvm_page_track_register_notifier, into which it is inlined.
+    """
+    if vm.external_write_tracking_enabled:
+        return 0
+    if not kvm_page_track_write_tracking_enabled(vm):
+        for slot in vm.slots():
+            if not write_tracking_alloc(vm, slot, SITE_WT_REGISTER):
+                return -ENOMEM
+    vm.external_write_tracking_enabled = True
+    return 0
+
+
+def kvm_page_track_register_notifier(vm: Vm, node: int, *, foreign_mm: bool, null_kvm: bool) -> int:
+    """Link an external user's node; 0, -ESRCH or -ENOMEM.
+
+    Source: page_track.c [6.1: void, cannot fail, no check of mm; 6.6: ESRCH and a reference to the VM; 6.9: allocates first].
+    With CONFIG_KVM_EXTERNAL_WRITE_TRACKING=n the function does not exist from 6.6 on: see machine.py.
+    """
+    if vm.policy.register_checks_mm and (null_kvm or foreign_mm):
+        return -ESRCH
+    if vm.policy.register_allocates:
+        ret = kvm_enable_external_write_tracking(vm)
+        if ret:
+            return ret
+    if vm.policy.register_checks_mm:
+        vm.users_count += 1
+    vm.nodes.insert(0, node)
+    return 0
+
+
+def kvm_page_track_unregister_notifier(vm: Vm, node: int) -> None:
+    """Unlink a node; arrays and the sticky flag stay. Source: page_track.c [6.1, 6.12]."""
+    if node not in vm.nodes:
+        return
+    vm.nodes.remove(node)
+    if vm.policy.register_checks_mm:
+        vm.users_count -= 1
+
+
+def kvm_page_track_flush_slot(vm: Vm, slot: Memslot) -> None:
+    """Let external users drop their tracking of a slot that is deleted or moved (API of 5.16-6.5 only).
+
+    Source: page_track.c kvm_page_track_flush_slot() [6.1]; kvmgt.c kvmgt_page_track_flush_slot() removes every gfn that it
+    tracks in the slot, before prepare can fail.
+    """
+    if not vm.policy.flush_slot or not vm.nodes:
+        return
+    for gfn in sorted(gfn for gfn in vm.external_adds if slot.base_gfn <= gfn < slot.end_gfn):
+        for _ in range(vm.external_adds.pop(gfn)):
+            kvm_write_track_gfn(vm, slot, gfn, -1)

@@ -1,0 +1,81 @@
+"""Hold one VM of one lane. Source: struct kvm, struct kvm_arch [6.1, 6.12]."""
+
+from collections.abc import Iterator
+
+import attrs
+
+from replay.kvm.allocator import Allocator
+from replay.kvm.kernel_log import KernelLog
+from replay.kvm.memslot import Memslot
+from replay.kvm.memslots import Memslots
+from replay.kvm.policies import Policy
+from replay.kvm.profile import Profile
+from replay.kvm.uapi import KVM_X86_SNP_VM, KVM_X86_SW_PROTECTED_VM, KVM_X86_TDX_VM
+
+
+def kvm_arch_nr_memslot_as_ids(profile: Profile, vm_type: int) -> int:
+    """Return how many address spaces a VM has.
+
+    Source: arch/x86/include/asm/kvm_host.h: constant 2 before 6.2 [6.1 KVM_ADDRESS_SPACE_NUM]; with CONFIG_KVM_SMM 2, and 1 for
+    a VM with private memory [6.12 kvm_arch_nr_memslot_as_ids()].
+    """
+    if not profile.release.at_least(6, 2):
+        return 2
+    return 2 if profile.smm and not has_private_mem(vm_type) else 1
+
+
+def has_private_mem(vm_type: int) -> bool:
+    """Tell whether a VM type has private memory. Source: arch/x86/kvm/x86.c kvm_arch_init_vm(), svm.c [6.12]."""
+    return vm_type in (KVM_X86_SW_PROTECTED_VM, KVM_X86_SNP_VM, KVM_X86_TDX_VM)
+
+
+@attrs.define(eq=False)
+class Vm:
+    """One VM under one policy and profile. Field names are the kernel's where it has them."""
+
+    number: int
+    type: int
+    policy: Policy
+    profile: Profile
+    allocator: Allocator
+    log: KernelLog
+    spaces: list[Memslots] = attrs.field(init=False)
+    shadow_root_allocated: bool = False
+    external_write_tracking_enabled: bool = False
+    vm_bugged: bool = False
+    nr_memslot_pages: int = 0
+    indirect_shadow_pages: int = 0
+    nodes: list[int] = attrs.field(factory=list)
+    users_count: int = 1
+    destroyed: bool = False
+    created_vcpus: int = 0
+    irqchip_in_kernel: bool = False
+    apic_access_memslot_enabled: bool = False
+    identity_map_addr: int = 0
+    dirty_ring: bool = False
+    dirty_ring_with_bitmap: bool = False
+    manual_dirty_log_protect: int = 0
+    external_adds: dict[int, int] = attrs.field(factory=dict)
+    """Outstanding adds of external users by gfn: what a driver's own table holds (kvmgt: one entry a gfn)."""
+
+    def __attrs_post_init__(self) -> None:
+        count = kvm_arch_nr_memslot_as_ids(self.profile, self.type)
+        self.spaces = [Memslots(as_id, count) for as_id in range(count)]
+
+    @property
+    def nas(self) -> int:
+        """Number of address spaces."""
+        return len(self.spaces)
+
+    def slots(self) -> Iterator[Memslot]:
+        """Walk all slots as the kernel does: address space 0, then 1, each in id-hash order."""
+        for space in self.spaces:
+            yield from space
+
+    def have_rmaps(self) -> bool:
+        """Tell whether slots need rmaps. Source: arch/x86/kvm/mmu.h kvm_memslots_have_rmaps() [6.1, 6.12]."""
+        return not self.profile.tdp_mmu_enabled or self.shadow_root_allocated
+
+    def bitmap_mode(self) -> bool:
+        """Tell whether dirty logging uses bitmaps. Source: virt/kvm/dirty_ring.c kvm_use_dirty_bitmap() [6.1, 6.12]."""
+        return not self.dirty_ring or self.dirty_ring_with_bitmap
