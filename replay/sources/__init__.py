@@ -1,0 +1,1 @@
+"""Read traces made by other tools, and recordings, as one kind of stream."""

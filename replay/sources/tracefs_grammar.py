@@ -1,0 +1,179 @@
+"""Read single lines of tracefs text: the column of the task, the time, and what each event prints behind it.
+
+Source: kernel/trace/trace_output.c trace_print_context(), trace_print_lat_context(), lat_print_generic();
+kernel/trace/trace.c print_trace_line() (lost events), kernel/trace/trace_syscalls.c print_syscall_enter(), print_syscall_exit();
+arch/x86/kvm/mmu/mmutrace.h KVM_MMU_PAGE_PRINTK(). Releases 4.x to 6.18 differ in optional words only, all of them taken here.
+"""
+
+import re
+from typing import Final
+
+import attrs
+
+# What follows the event name of every shadow-page event. `gen` and the level's letter came with 5.x; `pae` went with 5.2.
+_PAGE: Final = (
+    rb"sp (?:gen [0-9a-f]+ )?gfn ([0-9a-f]{1,16}) l?([1-5])(?: \d-byte| !?pae)? q\d( direct)? [-w][-u][-x]( invalid)?"
+    rb" !?nxe (?:!?ad )?root \d+ (?:un)?sync"
+)
+_PAGE_EVENT: Final = rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): " + _PAGE + rb"(| new| existing)\n|(.*)\n"
+# comm is right-aligned in 16 columns and has at most 15 bytes, whatever bytes: count columns, never search for a dash.
+_TASK: Final = rb"(?m)^.{16}-(\d{1,10}) +(?:\([ \d-]{7,10}\) )?\[\d{3,5}\] (?:[a-zA-Z.]\S{3,5} )? *(\d{1,12})\.(\d{6}): "
+# The latency format: comm in 8 columns, CPU and flags without a space between them, microseconds since the trace began.
+_LATENCY_TASK: Final = rb"(?m)^.{8}-(\d{1,10}) +\d{1,5}[a-zA-Z.]\S{3,5} +(\d{1,15})()us.: "
+
+PAGE_LINES: Final = re.compile(_TASK + _PAGE_EVENT)
+"""One match a line. Groups: tid, seconds, microseconds, event, gfn (hex), level, direct, invalid, made, and the whole line when
+it is not a shadow-page event in the usual columns."""
+LATENCY_PAGE_LINES: Final = re.compile(_LATENCY_TASK + _PAGE_EVENT)
+"""The same for the latency format; the seconds group holds microseconds and the microseconds group is empty."""
+
+Row = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+"""Groups of PAGE_LINES for one line."""
+
+# Any columns: matched from the right, because comm may hold spaces, dashes and brackets.
+_ANY_LINE: Final = re.compile(
+    rb"\s*(?P<comm>.*)-(?P<tid>\d{1,10})\s+(?:\(\s*(?P<tgid>\d{1,10}|-+)\)\s+)?"
+    rb"(?:\[\d{1,5}\]\s+(?:[a-zA-Z.]\S{2,6}\s+)?(?P<number>\d{1,20})(?:\.(?P<fraction>\d{1,9}))?"
+    rb"|\d{1,5}[a-zA-Z.]\S{2,6}\s+(?P<us>\d{1,15})us.?\s*): +(?P<body>.*?)\r?",
+    re.DOTALL,
+)
+_PAGE_BODY: Final = re.compile(rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): +" + _PAGE + rb"(| new| existing)\s*")
+_ENTER: Final = re.compile(rb"sys_(\w+)\((.*)\)\s*")
+_EXIT: Final = re.compile(rb"sys_(\w+) -> 0x([0-9a-f]{1,16})\s*")
+_ARGUMENT: Final = re.compile(rb"(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
+_NAMED: Final = re.compile(rb"([A-Za-z_][\w.:]*):(?:\s|$)")
+_LOST: Final = re.compile(rb"\s*CPU:(\d{1,5}) \[LOST (?:(\d{1,20}) )?EVENTS\]\s*")
+_WRITTEN: Final = re.compile(rb"#\s*entries-in-buffer/entries-written: (\d{1,20})/(\d{1,20})")
+
+
+@attrs.frozen
+class TaskLine:
+    """One line of a task: who, when (ns in the trace's clock, None for a counter clock), and what it printed."""
+
+    tid: int
+    tgid: int | None
+    time_ns: int | None
+    body: bytes
+    comm: bytes = b""
+
+
+@attrs.frozen
+class SyscallEnter:
+    """`sys_NAME(arg: value, ...)`: arguments by the kernel's own parameter names."""
+
+    name: str
+    args: dict[str, int]
+
+
+@attrs.frozen
+class SyscallExit:
+    """`sys_NAME -> 0x...`: the result as a signed number."""
+
+    name: str
+    ret: int
+
+
+@attrs.frozen
+class LostLine:
+    """The ring buffer of a CPU overran: count events are missing before the next line; None: the kernel does not say."""
+
+    cpu: int
+    count: int | None
+
+
+def task_line(line: bytes) -> TaskLine | None:
+    """Parse one line in any column layout, without its newline; None when it is not a line of a task.
+
+    >>> task_line(b"  a-b [1]-15412   [000] ..... 7.000250: sys_ioctl -> 0x0").tid
+    15412
+    """
+    match = _ANY_LINE.fullmatch(line)
+    if match is None:
+        return None
+    tgid = match["tgid"]
+    known = int(tgid) if tgid is not None and tgid.isdigit() else None
+    return TaskLine(int(match["tid"]), known, _time_ns(match), match["body"], match["comm"].strip())
+
+
+def _time_ns(match: re.Match[bytes]) -> int | None:
+    if match["us"] is not None:
+        return int(match["us"]) * 1000
+    fraction = match["fraction"]
+    if fraction is None:  # counter and TSC clocks print one number that is no time
+        return None
+    return int(match["number"]) * 1_000_000_000 + int(fraction) * 10 ** (9 - len(fraction))
+
+
+def page_row(task: TaskLine) -> Row | None:
+    """Return the groups of PAGE_LINES for a shadow-page event in unusual columns; None when its words are not understood.
+
+    The seconds and microseconds groups are left empty: the time is in the task line.
+    """
+    match = _PAGE_BODY.fullmatch(task.body)
+    if match is None:
+        return None
+    event, gfn, level, direct, invalid, made = (part or b"" for part in match.groups())
+    return (str(task.tid).encode(), b"", b"", event, gfn, level, direct, invalid, made, b"")
+
+
+def syscall_of(body: bytes) -> SyscallEnter | SyscallExit | None:
+    """Parse the body of a syscall event in trace_pipe form; None for any other body.
+
+    >>> syscall_of(b"sys_ioctl -> 0xffffffffffffffe7")
+    SyscallExit(name='ioctl', ret=-25)
+    >>> syscall_of(b"sys_ioctl(fd: 0xc, cmd: 0xae80, arg: 0)").args["cmd"] == 0xAE80
+    True
+    """
+    match = _EXIT.fullmatch(body)
+    if match is not None:
+        number = int(match[2], 16)
+        return SyscallExit(match[1].decode(), number - (1 << 64) if number >> 63 else number)
+    match = _ENTER.fullmatch(body)
+    if match is None:
+        return None
+    args = {found[1].decode(): int(found[2], 0) for found in _ARGUMENT.finditer(match[2]) if _in_range(found[2])}
+    return SyscallEnter(match[1].decode(), args)
+
+
+def _in_range(number: bytes) -> bool:
+    """Say whether an argument is one that int(x, 0) takes: no leading zeros."""
+    return number == b"0" or not number.startswith(b"0") or number.startswith(b"0x")
+
+
+def event_name(body: bytes) -> str:
+    """Return the name of the event that a body belongs to, "function" for a line of the function tracer."""
+    match = _NAMED.match(body)
+    if match is not None:
+        return match[1].decode()
+    return "function" if b"<-" in body else "other"
+
+
+def lost_line(line: bytes) -> LostLine | None:
+    """Parse `CPU:0 [LOST 1234 EVENTS]`; None for any other line.
+
+    >>> lost_line(b"CPU:1 [LOST 12 EVENTS]")
+    LostLine(cpu=1, count=12)
+    """
+    match = _LOST.fullmatch(line)
+    return None if match is None else LostLine(int(match[1]), None if match[2] is None else int(match[2]))
+
+
+def overwritten(comment: bytes) -> int:
+    """Return how many events the ring overwrote, from the header line of the `trace` file; 0 for any other comment.
+
+    >>> overwritten(b"# entries-in-buffer/entries-written: 100/250   #P:2")
+    150
+    """
+    match = _WRITTEN.match(comment)
+    return max(0, int(match[2]) - int(match[1])) if match is not None else 0
+
+
+def looks_like_tracefs(head: bytes) -> bool:
+    """Say whether the first kilobytes of a file read as tracefs text: its header, or lines of tasks with events."""
+    if head.startswith(b"# tracer:"):
+        return True
+    lines = [line for line in head.split(b"\n")[:64] if line and not line.startswith(b"#")]
+    tasks = [task for task in map(task_line, lines) if task is not None]
+    if any(task.body.startswith((b"sys_enter_", b"sys_exit_")) for task in tasks):  # trace-cmd and perf spell it so
+        return False
+    return any(_NAMED.match(task.body) or syscall_of(task.body) for task in tasks) or any(map(lost_line, lines[:1]))
