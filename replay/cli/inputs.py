@@ -1,0 +1,32 @@
+"""Open what a verb reads, and say what is wrong with it once it has been read."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from replay.cli.console import Console
+
+if TYPE_CHECKING:
+    from replay.stream import Stream
+
+
+def open_inputs(inputs: Sequence[str]) -> "Stream":
+    """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input."""
+    from replay.sources import open_stream
+
+    return open_stream(list(inputs))
+
+
+def say_warnings(stream: "Stream", console: Console) -> None:
+    """Say what was met while reading (a torn end, a lossy option); call it when the items are exhausted."""
+    for sentence in stream.warnings():
+        console.warn(sentence)
+
+
+def say_losses(stream: "Stream", console: Console) -> None:
+    """Say on standard error what the trailer counts as lost or not understood, so that no pipe hides it."""
+    trailer = stream.trailer()
+    for severity, word in (("lost", "lost"), ("unknown", "not understood")):
+        counters = [counter for counter in trailer.counters if counter.severity == severity and counter.count]
+        for counter in counters:
+            first = f", first at {counter.first}" if counter.first else ""
+            console.warn(f"{counter.count:,} {word}: {counter.kind}{first}")

@@ -1,0 +1,64 @@
+"""Read facts of the recorded machine from an argument: `--machine kernel_release=6.8,tdp=yes`."""
+
+from typing import TYPE_CHECKING
+
+from replay.errors import UsageError
+
+if TYPE_CHECKING:
+    from replay.events.base import FieldSpec
+
+_WORDS = {
+    "yes": True,
+    "true": True,
+    "1": True,
+    "on": True,
+    "y": True,
+    "no": False,
+    "false": False,
+    "0": False,
+    "off": False,
+    "n": False,
+}
+_NOT_KNOWN = frozenset({"", "?", "unknown"})
+
+
+def parse_machine(argument: str) -> dict[str, bool | int | str | None]:
+    """Parse NAME=VALUE,... into the fields of `replay.header.Machine`; the value "?" or "unknown" takes a fact away.
+
+    Raises UsageError for a name that is not a fact, a value of the wrong type, or a fact that is given twice.
+
+    >>> parse_machine("kernel_release=6.8,tdp=yes")
+    {'kernel_release': '6.8', 'tdp': True}
+    """
+    from replay.events.base import specs
+    from replay.header import Machine
+
+    known = specs(Machine)
+    facts: dict[str, bool | int | str | None] = {}
+    for part in argument.split(","):
+        name, equals, value = part.strip().partition("=")
+        spec = known.get(name)
+        where = f"--machine {part.strip()}"
+        if spec is None or not equals:
+            raise UsageError("not a fact of a machine", where=where, expected=f"NAME=VALUE with a name of {', '.join(known)}")
+        if name in facts:
+            raise UsageError(f"{name} is given twice", where=where)
+        facts[name] = _parse_fact(value.strip(), spec, where)
+    return facts
+
+
+def _parse_fact(value: str, spec: "FieldSpec", where: str) -> bool | int | str | None:
+    if value.lower() in _NOT_KNOWN and spec.optional:
+        return None
+    if spec.shape == "bool":
+        if value.lower() not in _WORDS:
+            raise UsageError(f"{value!r} is neither yes nor no", where=where, expected="yes, no or unknown")
+        return _WORDS[value.lower()]
+    if spec.shape == "uint":
+        number = int(value) if value.isascii() and value.isdecimal() and len(value) <= 20 else -1
+        if not 0 <= number <= spec.max:
+            raise UsageError(f"{value!r} is not a number that fits", where=where, expected=f"0 to {spec.max}, in decimal")
+        return number
+    if not 0 < len(value) <= spec.length_max:
+        raise UsageError(f"a text of {len(value)} characters", where=where, expected=f"1 to {spec.length_max}")
+    return value

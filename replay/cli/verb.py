@@ -1,0 +1,69 @@
+"""Say what a verb is, and build the arguments that verbs share.
+
+A verb's module is imported for every `--help`, so it imports nothing but the standard library, `replay.errors` and its
+neighbours here; what it needs to do its work is imported inside `run`. tests/cli/test_imports.py holds that.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from replay.cli.console import Console
+
+SAME: Final = 0
+DIVERGENCE: Final = 1
+TROUBLE: Final = 2
+CANNOT_TELL: Final = 3
+INTERRUPTED: Final = 130
+PIPE_CLOSED: Final = 141
+
+STATUS_MEANINGS: Final[Mapping[int, str]] = {
+    SAME: "done; nothing differs",
+    DIVERGENCE: "done; at least one divergence",
+    TROUBLE: "could not do it: bad usage, unreadable or bad input, unwritable output",
+    CANNOT_TELL: "cannot tell: the input lacks what the answer needs",
+    INTERRUPTED: "interrupted (SIGINT)",
+    PIPE_CLOSED: "the reader of standard output went away (SIGPIPE)",
+}
+"""Every exit status of the program; a verb's help lists those that it can end with, in its own words."""
+
+
+class Verb(NamedTuple):
+    """One verb of the command line: what its help says, its arguments, and what it does.
+
+    statuses: exit status -> meaning, for the verb's help. examples: complete command lines, one a line of the help; a test
+    runs each. run returns the exit status and raises KvmReplayError for bad input.
+    """
+
+    name: str
+    summary: str
+    description: str
+    inputs: str
+    statuses: Mapping[int, str]
+    examples: tuple[str, ...]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Console], int]
+
+
+def add_inputs(parser: argparse.ArgumentParser, metavar: str = "RECORDING") -> None:
+    """Add the positional inputs as `args.inputs`: one recording, or the traces that together show one run."""
+    parser.add_argument("inputs", metavar=metavar, nargs="+", help="a recording (.kvmr, .jsonl), traces, or - for standard input")
+
+
+def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
+    """Add --format with the forms that the verb can print; the first one is the default."""
+    parser.add_argument("--format", choices=formats, default=formats[0], help=f"form of the result (default: {formats[0]})")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add --output: a file that appears only when it is complete, or - for standard output."""
+    parser.add_argument("--output", metavar="FILE", default="-", help="where the result goes (default: -, standard output)")
+
+
+def epilog(verb: Verb) -> str:
+    """Return the part of a verb's help that comes after its options: inputs, exit status, examples."""
+    statuses = [f"  {status:<4} {meaning}" for status, meaning in sorted(verb.statuses.items())]
+    examples = [f"  {example}" for example in verb.examples]
+    inputs = [f"  {line}" for line in verb.inputs.splitlines()]
+    word = "example:" if len(examples) == 1 else "examples:"
+    return "\n".join(["inputs:", *inputs, "", "exit status:", *statuses, "", word, *examples])

@@ -1,0 +1,10 @@
+"""List the verbs, in the order of the help; a new verb is a module here and a line in this list."""
+
+from typing import Final
+
+from replay.cli.verb import Verb
+from replay.cli.verbs.dump import DUMP
+from replay.cli.verbs.import_ import IMPORT
+from replay.cli.verbs.info import INFO
+
+VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP)

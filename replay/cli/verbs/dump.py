@@ -1,0 +1,148 @@
+"""Print the events of a recording, one a line."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from replay.cli.console import Console
+from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+from replay.errors import UsageError
+
+if TYPE_CHECKING:
+    from replay.events import Event
+    from replay.header import Header
+    from replay.runs import Item
+
+Numbered = tuple[int, "Event"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    parser.add_argument("--from", dest="first", metavar="EVENT", type=_number, default=0, help="first event (default: 0)")
+    parser.add_argument("--to", dest="last", metavar="EVENT", type=_number, help="last event (default: the last one there is)")
+    parser.add_argument(
+        "--kind", metavar="KIND", action="append", help="only events of this kind, e.g. memslot.set; may be repeated"
+    )
+    parser.add_argument("--vm", metavar="N", type=_number, help="only events of this VM")
+    parser.add_argument("--source", action="store_true", help="say in text where in the trace each event was read")
+    add_format(parser, "text", "jsonl", "json")
+    add_output(parser)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return int(text)
+
+
+def chosen_codes(kinds: list[str] | None) -> frozenset[int] | None:
+    """Return the numbers of the kinds, None for all kinds. Raises UsageError for a kind that there is not."""
+    from replay.events import all_kinds, by_kind
+
+    if not kinds:
+        return None
+    codes = []
+    for kind in kinds:
+        cls = by_kind(kind)
+        if cls is None:
+            raise UsageError(f"no kind of event is called {kind!r}", expected=", ".join(known.KIND for known in all_kinds()))
+        codes.append(cls.CODE)
+    return frozenset(codes)
+
+
+def chosen(
+    items: Iterable["Item"], *, first: int, last: int | None, codes: frozenset[int] | None, vm: int | None
+) -> Iterator[Numbered]:
+    """Yield the chosen events with their numbers, from 0; reads no further than `last` and builds no event that is not chosen."""
+    from replay.runs import Run
+
+    number = 0
+    for item in items:
+        if last is not None and number > last:
+            return
+        if isinstance(item, Run):
+            rows = range(max(0, first - number), len(item) if last is None else min(len(item), last + 1 - number))
+            for row in rows:
+                if (codes is None or item.kind[row] in codes) and (vm is None or item.vm[row] == vm):
+                    yield number + row, item.event_at(row)
+            number += len(item)
+            continue
+        if number >= first and (codes is None or item.CODE in codes) and (vm is None or getattr(item, "vm", None) == vm):
+            yield number, item
+        number += 1
+
+
+class Origin:
+    """Remember the first time that a recording has, whichever of its events are chosen."""
+
+    def __init__(self) -> None:
+        self.time_ns: int | None = None
+
+    def over(self, items: Iterable["Item"]) -> Iterator["Item"]:
+        """Yield the items as they are."""
+        from replay.runs import Run
+
+        for item in items:
+            if self.time_ns is None:
+                times = item.time_ns if isinstance(item, Run) else (item.time_ns,)
+                self.time_ns = next((time_ns for time_ns in times if time_ns is not None), None)
+            yield item
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    if args.last is not None and args.last < args.first:
+        raise UsageError(f"--to {args.last} is before --from {args.first}")
+    codes = chosen_codes(args.kind)
+    stream = open_inputs(args.inputs)
+    with console.result(args.output, inputs=args.inputs) as out:
+        origin = Origin()
+        items = origin.over(console.progress("reading").over(stream.items()))
+        events = chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm)
+        if args.format == "text":
+            out.writelines(_text(events, origin, stream.header if args.source else None))
+        else:
+            out.writelines(_jsonl(events) if args.format == "jsonl" else _json(events))
+    say_warnings(stream, console)
+    return SAME
+
+
+def _text(events: Iterable[Numbered], origin: Origin, header: "Header | None") -> Iterator[str]:
+    from replay.report.event_text import event_text, source_text
+
+    for number, event in events:
+        place = f"  [{source_text(event.source, header)}]" if header is not None else ""
+        yield f"{event_text(number, event, since_ns=origin.time_ns)}{place}\n"
+
+
+def _jsonl(events: Iterable[Numbered]) -> Iterator[str]:
+    from replay.recording.named import event_to_named
+    from replay.report.json_text import line
+
+    for number, event in events:
+        yield line({"number": number, **event_to_named(event)})
+
+
+def _json(events: Iterable[Numbered]) -> Iterator[str]:
+    from replay.report.json_text import schema_id
+
+    yield f'{{"schema": "{schema_id("dump")}", "events": ['
+    separator = "\n"
+    for text in _jsonl(events):
+        yield separator + text.rstrip("\n")
+        separator = ",\n"
+    yield "\n]}\n"
+
+
+DUMP: Final = Verb(
+    name="dump",
+    summary="print the events of a recording, one a line",
+    description="""\
+Print the events of a recording or trace, one a line, numbered from 0 as in every report. Text is for people and for `git diff`;
+jsonl is one object an event, json one document. Times in text count from the first time in the recording.""",
+    inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
+    statuses={SAME: "the events are printed", TROUBLE: "bad usage, or input that can not be read"},
+    examples=("kvm-replay dump boot.kvmr --kind memslot.set --to 99", "kvm-replay dump boot.kvmr --vm 0 --format jsonl"),
+    add_arguments=_add_arguments,
+    run=_run,
+)

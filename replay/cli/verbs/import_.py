@@ -1,0 +1,88 @@
+"""Turn traces into a recording."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from replay.cli.console import STDIO, Console, refuse_input_as_output
+from replay.cli.inputs import open_inputs, say_losses, say_warnings
+from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
+from replay.errors import UnwritableError, UsageError
+
+if TYPE_CHECKING:
+    from replay.header import Header
+
+SUFFIXES: Final = (".kvmr", ".jsonl")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser, "TRACE")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="NAME.kvmr, NAME.jsonl, or - for JSON Lines")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--title", metavar="TEXT", help="what was recorded, in one line")
+    parser.add_argument("--provenance", metavar="TEXT", help="where the recording comes from, for people")
+    parser.add_argument("--machine", metavar="NAME=VALUE,...", help="facts that no trace tells: kernel_release=6.8,tdp=yes")
+    parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    check_output(args.output, args.inputs, force=args.force)
+    stream = open_inputs(args.inputs)
+    header = titled(stream.header, args)
+    with console.recording(args.output, header, compression=args.compress) as writer:
+        for item in console.progress("importing").over(stream.items()):
+            writer.write(item)
+        writer.close(stream.trailer())
+    say_warnings(stream, console)
+    say_losses(stream, console)
+    return SAME
+
+
+def check_output(path: str, inputs: list[str], *, force: bool) -> None:
+    """Raise before anything is read when the output can not be meant: unknown suffix, an input, or there already."""
+    if path == STDIO:
+        return
+    refuse_input_as_output(path, inputs)
+    if not path.endswith(SUFFIXES):
+        raise UsageError(f"{path} ends in neither {' nor '.join(SUFFIXES)}", expected="NAME.kvmr, NAME.jsonl or -")
+    if Path(path).exists() and not force:
+        raise UnwritableError("exists already", where=path, advice="give another name, or --force to replace it")
+
+
+def titled(header: "Header", args: argparse.Namespace) -> "Header":
+    """Return the header with what the command line adds to it. Raises UsageError for a text or fact that does not fit."""
+    import attrs
+
+    from replay.cli.machine import parse_machine
+    from replay.events.base import specs
+    from replay.header import Header, replace_machine
+
+    texts = {name: text for name, text in (("title", args.title), ("provenance", args.provenance)) if text is not None}
+    for name, text in texts.items():
+        length_max = specs(Header)[name].length_max
+        if len(text) > length_max:
+            raise UsageError(f"--{name} has {len(text)} characters", expected=f"at most {length_max}")
+    header = attrs.evolve(header, **texts)
+    return replace_machine(header, **parse_machine(args.machine)) if args.machine else header
+
+
+IMPORT: Final = Verb(
+    name="import",
+    summary="turn traces into a recording",
+    description="""\
+Read strace text and tracefs text (or another recording) and write one recording: every event that a replay needs, with its
+place in the trace, and a count of everything that was lost, not understood or ignored. Also turns .kvmr into .jsonl and back.""",
+    inputs="""\
+TRACE: strace or tracefs text, plain or compressed, or a recording, or - ; several traces of one run are merged by time.
+`strace -f -ttt -y -o FILE -e trace=...` as in README.md gives what is needed.""",
+    statuses={
+        SAME: "the recording is written; losses are said on standard error",
+        TROUBLE: "bad usage, bad input, or OUT can not be written",
+    },
+    examples=(
+        "kvm-replay import strace.txt -o boot.kvmr",
+        "kvm-replay import strace.txt ftrace.txt -o boot.jsonl --title 'boot of a guest' --machine kernel_release=6.8,tdp=no",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,48 @@
+"""Say what a recording holds."""
+
+import argparse
+from typing import Final
+
+from replay.cli.console import Console
+from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    add_format(parser, "text", "json", "jsonl")
+    add_output(parser)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from replay.analyses.info import InfoBuilder
+    from replay.report.info_text import info_text
+    from replay.report.json_text import document
+    from replay.report.paint import Paint
+
+    stream = open_inputs(args.inputs)
+    builder = InfoBuilder()
+    with console.result(args.output, inputs=args.inputs) as out:
+        for item in console.progress("reading").over(stream.items()):
+            builder.add(item)
+        info = builder.info(stream.header, stream.trailer())
+        if args.format == "text":
+            out.writelines(f"{line}\n" for line in info_text(info, Paint(console.paints(out))))
+        else:
+            out.write(document("info", info, one_line=args.format == "jsonl"))
+    say_warnings(stream, console)
+    return SAME
+
+
+INFO: Final = Verb(
+    name="info",
+    summary="say what a recording holds",
+    description="""\
+Say what a recording or trace holds: facts of the machine, events by kind, VMs, tasks, time, what its memslot calls did, how
+many slots were live at once, write tracking, and everything that was lost or not understood. Judges nothing.""",
+    inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
+    statuses={SAME: "the report is written", TROUBLE: "bad usage, or input that can not be read"},
+    examples=("kvm-replay info boot.kvmr", "kvm-replay info --format json strace.txt ftrace.txt"),
+    add_arguments=_add_arguments,
+    run=_run,
+)

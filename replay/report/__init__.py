@@ -1,0 +1,1 @@
+"""Turn findings into text and JSON; computes nothing."""

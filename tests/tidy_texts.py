@@ -1,0 +1,99 @@
+"""Find broken habits in texts that are not only Python: citations, links, leftovers, machine paths, dead modules."""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from tidy_checks import Module, imported
+
+# Put together, so that the file that looks for them does not hold them.
+LEFTOVERS: Final = tuple("".join(parts) for parts in (("TO", "DO"), ("FIX", "ME"), ("X", "XX")))
+MACHINE_PATHS: Final = tuple("/".join(parts) for parts in (("", "work", ""), ("", "root", ""), ("", "home", ""), ("shared", "")))
+ENTRY_POINTS: Final = frozenset({"replay", "replay.__main__", "replay.cli"})
+
+_CITATION: Final = re.compile(r"[Ss]ource(?:s|d)?\b[^:\n]*:|\b(?:virt|arch|include|mm|drivers|lib|kernel)/[\w/.-]+\.[ch]\b")
+_LINK: Final = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
+_HEADING: Final = re.compile(r"^#{1,6}\s+(.*?)\s*$", re.MULTILINE)
+_FENCE: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def uncited(module: Module) -> Iterator[str]:
+    """Complain of a public function or class of the kernel model that names no kernel source.
+
+    A citation is "Source: ..." or a path of the kernel tree, in the docstring, in a comment inside, in the comment right above,
+    or in the docstring of the class around it. A module's docstring speaks for its constants only.
+    """
+    if module.room != "kvm" or module.path.endswith("__init__.py"):
+        return
+    lines = module.text.splitlines()
+    for node in module.tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        above = first - 1
+        while above > 0 and lines[above - 1].startswith("#"):
+            above -= 1
+        if not _CITATION.search("\n".join(lines[above : node.end_lineno])):
+            yield module.at(node, f"{node.name} cites no kernel source")
+
+
+def anchors(text: str) -> frozenset[str]:
+    """Return the anchors that a page's headings have, spelled as the usual renderers do."""
+    headings = _HEADING.findall(_FENCE.sub("", text))
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings)
+
+
+def broken_links(path: str, text: str, pages: Mapping[str, str], files: frozenset[str]) -> Iterator[str]:
+    """Complain of a relative link of a Markdown page to a file or heading that is not there.
+
+    pages: path -> text of all Markdown pages; files: every path of the project, folders too.
+    """
+    folder = path.split("/")[:-1]
+    for link in _LINK.findall(_FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = _joined(folder, name) if name else path
+        if target not in files:
+            yield f"{path}: link to {link}: no such file"
+        elif anchor and anchor not in anchors(pages.get(target, "")):
+            yield f"{path}: link to {link}: no such heading"
+
+
+def _joined(folder: list[str], name: str) -> str:
+    parts = list(folder)
+    for part in name.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in {"", "."}:
+            parts.append(part)
+    return "/".join(parts)
+
+
+def leftovers(path: str, text: str) -> Iterator[str]:
+    """Complain of notes to oneself, and of paths that exist on one machine only."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        yield from (f"{path}:{number}: {word}" for word in LEFTOVERS if re.search(rf"\b{word}\b", line))
+        yield from (f"{path}:{number}: machine path {word}" for word in MACHINE_PATHS if word in line)
+
+
+def dead_modules(modules: Iterable[Module]) -> Iterator[str]:
+    """Complain of a module of replay/ that no other module of replay/ imports and that is no entry point."""
+    known = [module for module in modules if module.path.startswith("replay/")]
+    used = set(ENTRY_POINTS)
+    for module in known:
+        for node in ast.walk(module.tree):
+            used.update(name for name in imported(node) if name != module.name)
+    # Importing a.b.c imports a and a.b as well.
+    used |= {".".join(name.split(".")[:depth]) for name in used for depth in range(1, name.count(".") + 1)}
+    yield from (f"{module.path}: nothing imports it" for module in known if module.name not in used)
+
+
+def unlisted_files(folder: str, files: Iterable[str], readme: str) -> Iterator[str]:
+    """Complain of a data file that the folder's README does not name, and of a name there that is no file."""
+    names = frozenset(path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/"))
+    data = names - {"README.md"}
+    yield from (f"{folder}/{name}: not named in {folder}/README.md" for name in sorted(data) if f"`{name}`" not in readme)
+    named = re.findall(r"^\|\s*`([^`]+)`", readme, re.MULTILINE)
+    yield from (f"{folder}/README.md: {name} is not there" for name in named if name not in names)
