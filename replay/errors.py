@@ -10,12 +10,14 @@ from typing import ClassVar
 class KvmReplayError(Exception):
     """Base of everything that this tool raises for bad input; `code` is stable across releases.
 
+    title: what is wrong, in two or three words; remedy: what a reader can do, for the catalogue in docs/errors.md.
     where: file and position ("boot.kvmr, block 3 at byte 9120"), "" when there is none.
     found / expected: the two sides of the complaint. advice: the next step for the reader of the message.
     """
 
     code: ClassVar[str] = "KVR000"
     title: ClassVar[str] = "trouble"
+    remedy: ClassVar[str] = "Read the rest of the message; it names the file and what the system said."
 
     def __init__(self, found: str, *, where: str = "", expected: str = "", advice: str = "") -> None:
         self.where, self.found, self.expected, self.advice = where, found, expected, advice
@@ -40,6 +42,7 @@ class UsageError(KvmReplayError):
 
     code = "KVR001"
     title = "bad usage"
+    remedy = "Compare the command line with `kvm-replay VERB --help`."
 
 
 class UnreadableError(KvmReplayError):
@@ -47,6 +50,7 @@ class UnreadableError(KvmReplayError):
 
     code = "KVR002"
     title = "cannot read"
+    remedy = "Check the name, the permissions, and that it is a file and not a folder; `-` reads standard input."
 
 
 class UnknownFormatError(KvmReplayError):
@@ -54,6 +58,7 @@ class UnknownFormatError(KvmReplayError):
 
     code = "KVR003"
     title = "unknown format"
+    remedy = "Give a recording (.kvmr, .jsonl), strace text or tracefs text; `kvm-replay info` says what a file is taken for."
 
 
 class UnwritableError(KvmReplayError):
@@ -61,6 +66,7 @@ class UnwritableError(KvmReplayError):
 
     code = "KVR004"
     title = "cannot write"
+    remedy = "Choose another name, free space, or give `--force` to replace a recording."
 
 
 class RecordingError(KvmReplayError):
@@ -68,6 +74,7 @@ class RecordingError(KvmReplayError):
 
     code = "KVR100"
     title = "bad recording"
+    remedy = "Look up the more precise code that the message carries."
 
 
 class DamagedError(RecordingError):
@@ -75,6 +82,9 @@ class DamagedError(RecordingError):
 
     code = "KVR101"
     title = "damaged recording"
+    remedy = (
+        "Copy the file again from where it was made, or import its traces again; the events before the damage can be trusted."
+    )
 
 
 class TornError(RecordingError):
@@ -82,6 +92,7 @@ class TornError(RecordingError):
 
     code = "KVR102"
     title = "torn recording"
+    remedy = "Go on with the prefix if it is enough (no verdict covers what is missing), or import the traces again."
 
 
 class VersionError(RecordingError):
@@ -89,6 +100,7 @@ class VersionError(RecordingError):
 
     code = "KVR103"
     title = "unknown version"
+    remedy = "Use a newer kvm-replay, or export the recording with the version that made it."
 
 
 class LimitError(RecordingError):
@@ -96,6 +108,7 @@ class LimitError(RecordingError):
 
     code = "KVR104"
     title = "over a limit"
+    remedy = "Check that the file is what it says; a real recording stays far below the limits."
 
 
 class EventError(RecordingError):
@@ -103,6 +116,7 @@ class EventError(RecordingError):
 
     code = "KVR105"
     title = "bad event"
+    remedy = "Correct the event at the place that the message names; docs/events.md has the fields of each kind."
 
 
 class HeaderError(RecordingError):
@@ -110,6 +124,7 @@ class HeaderError(RecordingError):
 
     code = "KVR106"
     title = "bad header"
+    remedy = "Give the recording exactly one header, first; docs/format.md has its fields."
 
 
 class EmptyError(RecordingError):
@@ -117,6 +132,9 @@ class EmptyError(RecordingError):
 
     code = "KVR107"
     title = "nothing to judge"
+    remedy = (
+        "Check how it was recorded: a trace without one KVM call usually means a missing `-f` or a filter that is too narrow."
+    )
 
 
 class SourceError(KvmReplayError):
@@ -124,6 +142,7 @@ class SourceError(KvmReplayError):
 
     code = "KVR200"
     title = "bad trace"
+    remedy = "Look up the more precise code that the message carries."
 
 
 class TraceSyntaxError(SourceError):
@@ -131,6 +150,7 @@ class TraceSyntaxError(SourceError):
 
     code = "KVR201"
     title = "bad trace line"
+    remedy = "Look at the line that the message names: it may be cut, merged with another program's output, or edited."
 
 
 class TraceOptionError(SourceError):
@@ -138,6 +158,7 @@ class TraceOptionError(SourceError):
 
     code = "KVR202"
     title = "trace lacks what a replay needs"
+    remedy = "Record again with the options that README.md gives."
 
 
 class PairingError(SourceError):
@@ -145,6 +166,7 @@ class PairingError(SourceError):
 
     code = "KVR203"
     title = "traces do not belong together"
+    remedy = "Give traces of the same run, with the same clock (`strace -ttt` and the tracefs clock `tai`)."
 
 
 class DecompressionError(SourceError):
@@ -152,6 +174,7 @@ class DecompressionError(SourceError):
 
     code = "KVR204"
     title = "cannot decompress"
+    remedy = "Decompress it by hand and give the plain file; a damaged archive must be copied again."
 
 
 class ProfileError(KvmReplayError):
@@ -159,6 +182,7 @@ class ProfileError(KvmReplayError):
 
     code = "KVR300"
     title = "bad profile"
+    remedy = "Compare the name and the facts with `kvm-replay policies`."
 
 
 class InvariantError(KvmReplayError):
@@ -166,6 +190,7 @@ class InvariantError(KvmReplayError):
 
     code = "KVR400"
     title = "invariant broken"
+    remedy = "Report it with the recording: it is a bug of kvm-replay."
 
 
 def catalogue() -> list[type[KvmReplayError]]:
