@@ -93,9 +93,13 @@ class StraceLexer:
         self._odd: tuple[int, str] | None = None
 
     def __iter__(self) -> Iterator[Record]:
+        return self.records(enumerate(self._lines, 1))
+
+    def records(self, numbered: Iterable[tuple[int, str]]) -> Iterator[Record]:
+        """Yield the records of lines that come with their numbers; for readers that pass over lines by themselves."""
         match, stamps, wanted = _LINE.match, self.stamps, WANTED
         record: Record | None
-        for number, line in enumerate(self._lines, 1):
+        for number, line in numbered:
             if self._odd is not None:
                 self._count_odd()
             found = match(line)

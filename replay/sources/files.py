@@ -1,0 +1,275 @@
+"""Open any input: a path or stdin, plain or compressed, as a stream that can be read again from its start.
+
+Importers read twice (who made whom, then the events), so what can not be read again is kept in a temporary file. Compression
+is recognised by its first bytes, never by a name.
+"""
+
+import gzip
+import io
+import lzma
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, cast
+
+from replay.errors import DecompressionError, UnreadableError
+
+BLOCK_BYTES: Final = 1 << 20
+LINE_CHARS_MAX: Final = 1 << 20
+"""Longest line that is looked at; a longer one is cut to this length and its rest passed over."""
+HEAD_BYTES: Final = 1 << 16
+"""How much of an input its format is recognised by."""
+EXPANDED_BYTES_MAX: Final = 1 << 42
+"""Most that a compressed file may give: 4 TiB, more than any recorder fills in a week."""
+_SPOOL_BYTES_MAX: Final = 1 << 23
+
+_MAGIC: Final = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"))
+_DECOMPRESSION_FAILURES: Final = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+class Input:
+    """One input of a command: a path, or "-" for stdin.
+
+    name: base name for messages and headers. `open` gives the decompressed bytes from the start, as often as it is asked.
+    Raises UnreadableError for what can not be opened or read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.is_stdin = self.path == "-"
+        self.name = "stdin" if self.is_stdin else Path(self.path).name
+        self._spool: IO[bytes] | None = None
+        self._compression: str | None = None
+
+    def open(self) -> BinaryIO:
+        """Return the decompressed content from its start; the caller closes it. Reading raises DecompressionError."""
+        raw = self.open_raw()
+        if self.compression == "":
+            return raw
+        opener = {"zstd": _open_zstd, "gzip": _open_gzip, "xz": _open_xz}[self.compression]
+        return cast("BinaryIO", io.BufferedReader(_Guarded(opener(raw, self.name), raw, self.name), BLOCK_BYTES))
+
+    @property
+    def compression(self) -> str:
+        """The compression found by the first bytes: "zstd", "gzip", "xz" or ""."""
+        if self._compression is None:
+            with self.open_raw() as raw:
+                start = raw.read(6)
+            self._compression = next((name for magic, name in _MAGIC if start.startswith(magic)), "")
+        return self._compression
+
+    def head(self, size_bytes: int = HEAD_BYTES) -> bytes:
+        """Return the first decompressed bytes."""
+        with self.open() as stream:
+            return stream.read(size_bytes)
+
+    def open_raw(self) -> BinaryIO:
+        """Return the bytes as they are stored, from the start."""
+        try:
+            return self._open_raw()
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error), where=self.name, expected="a readable file") from error
+
+    def _open_raw(self) -> BinaryIO:
+        if self._spool is None:
+            if not self.is_stdin:
+                mode = Path(self.path).stat().st_mode
+                if stat.S_ISREG(mode):
+                    return Path(self.path).open("rb")
+                if stat.S_ISDIR(mode):
+                    raise UnreadableError("is a directory", where=self.name, expected="a file")
+            self._spool = self._spooled()
+        return cast("BinaryIO", io.BufferedReader(_Again(self._spool), BLOCK_BYTES))
+
+    def _spooled(self) -> IO[bytes]:
+        """Keep a pipe's bytes, in memory while they are few."""
+        spool = tempfile.SpooledTemporaryFile(_SPOOL_BYTES_MAX)  # noqa: SIM115 - lives as long as the input
+        if self.is_stdin:
+            shutil.copyfileobj(sys.stdin.buffer, spool, BLOCK_BYTES)
+        else:
+            with Path(self.path).open("rb") as pipe:
+                shutil.copyfileobj(pipe, spool, BLOCK_BYTES)
+        return cast("IO[bytes]", spool)
+
+
+class _Again(io.RawIOBase):
+    """A reader with a position of its own over a shared spool."""
+
+    def __init__(self, spool: IO[bytes]) -> None:
+        self._spool, self._place = spool, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._spool.seek(self._place)
+        data = self._spool.read(len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+class _Guarded(io.RawIOBase):
+    """A decompressor whose failures are this tool's errors, and whose output is bounded."""
+
+    def __init__(self, inner: IO[bytes], raw: BinaryIO, name: str) -> None:
+        self._inner, self._raw, self._name, self._given = inner, raw, name, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._inner.read(min(len(buffer), BLOCK_BYTES))
+        except _DECOMPRESSION_FAILURES as error:
+            raise DecompressionError(str(error), where=self._name, expected="an intact compressed file") from error
+        except OSError as error:
+            raise UnreadableError(str(error), where=self._name) from error
+        buffer[: len(data)] = data
+        self._given += len(data)
+        if self._given > EXPANDED_BYTES_MAX:
+            raise DecompressionError("grows beyond 4 TiB", where=self._name, expected="a recording of this world")
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+            self._raw.close()
+        super().close()
+
+
+def _open_gzip(raw: BinaryIO, _name: str) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
+
+
+def _open_xz(raw: BinaryIO, _name: str) -> IO[bytes]:
+    return cast("IO[bytes]", lzma.LZMAFile(raw, "rb"))
+
+
+def _open_zstd(raw: BinaryIO, name: str) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError:
+        return _open_zstd_command(raw, name)
+    return cast("IO[bytes]", io.BufferedReader(_ZstdFrames(raw, zstandard, name)))
+
+
+class _ZstdFrames(io.RawIOBase):
+    """Frames of zstd one after the other; a frame that stops too early is an error (zstandard's own reader is silent)."""
+
+    def __init__(self, raw: BinaryIO, zstandard: Any, name: str) -> None:
+        self._raw, self._zstandard, self._name = raw, zstandard, name
+        self._frame: Any = None
+        self._input, self._ready = b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and self._step():
+            pass
+        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _step(self) -> bool:
+        """Decompress a little more; False at the end of the file."""
+        self._input = self._input or self._raw.read(1 << 14)
+        if not self._input:
+            if self._frame is not None:
+                raise DecompressionError("stops in the middle of a zstd frame", where=self._name, expected="an intact file")
+            return False
+        if self._frame is None:
+            self._frame = self._zstandard.ZstdDecompressor().decompressobj()
+        try:
+            self._ready = self._frame.decompress(self._input)
+        except self._zstandard.ZstdError as error:
+            raise DecompressionError(str(error), where=self._name, expected="an intact zstd file") from error
+        self._input = b""
+        if self._frame.eof:
+            self._input, self._frame = self._frame.unused_data, None
+        return True
+
+
+def _open_zstd_command(raw: BinaryIO, name: str) -> IO[bytes]:
+    """Decompress with the zstd command, for installations without the zstd extra."""
+    program = shutil.which("zstd")
+    if program is None:
+        advice = "install kvm-replay[zstd], or the zstd command, or decompress it first"
+        raise DecompressionError("nothing here reads zstd", where=name, expected="zstandard or zstd", advice=advice)
+    return cast("IO[bytes]", _ZstdCommand(program, raw, name))
+
+
+class _ZstdCommand:
+    """The output of `zstd -dc`, fed from a file that the command can read by itself or through a spool."""
+
+    def __init__(self, program: str, raw: BinaryIO, name: str) -> None:
+        self._name = name
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; the command needs a real file
+        shutil.copyfileobj(raw, self._spool, BLOCK_BYTES)
+        self._spool.seek(0)
+        command = [program, "-dcq"]
+        self._process = subprocess.Popen(  # noqa: S603 - a fixed command, the data only on its stdin
+            command, stdin=self._spool, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(size)
+        if not data and self._process.wait() != 0:
+            raise DecompressionError("zstd can not read it", where=self._name, expected="an intact zstd file")
+        return data
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process.wait()
+        self._spool.close()
+
+
+def text_blocks(stream: BinaryIO) -> Iterator[str]:
+    """Yield text in blocks that end with a line end, except perhaps the last; lines beyond LINE_CHARS_MAX are cut.
+
+    Bytes become characters one to one (latin-1): no byte is an error, and offsets stay offsets.
+    """
+    carry = ""
+    cutting = False
+    while data := stream.read(BLOCK_BYTES):
+        text = carry + data.decode("latin-1")
+        end = text.rfind("\n") + 1
+        carry, block = text[end:], text[:end]
+        if cutting and block:
+            block, cutting = block[block.index("\n") :], False
+        if block:
+            yield block
+        if len(carry) > LINE_CHARS_MAX:
+            if not cutting:
+                yield carry[:LINE_CHARS_MAX]
+            carry, cutting = "", True
+    if carry and not cutting:
+        yield carry
+
+
+def text_lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield lines without their ends."""
+    head = ""
+    for block in text_blocks(stream):
+        if not block.endswith("\n"):
+            head += block
+            continue
+        lines = (head + block if head else block).split("\n")
+        head = ""
+        lines.pop()
+        if "\r" in block:
+            lines = [line.rstrip("\r") for line in lines]
+        yield from lines
+    if head:
+        yield head
