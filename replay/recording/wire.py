@@ -1,0 +1,123 @@
+"""Pack and unpack MessagePack within limits; the only module that knows the library.
+
+The library raises five unrelated exceptions for bad bytes and allocates what an array header claims, so every call names
+its limits and every exception becomes an EventError. A decoder is used for one piece of bytes and thrown away: using one
+again after an error is not supported by it.
+"""
+
+import re
+from typing import Any, Final
+
+import msgpack
+
+from replay.errors import EventError
+from replay.recording.limits import ARRAY_ITEMS, NESTING, TEXT_BYTES, over
+
+_TROUBLE: Final = (
+    ValueError,  # most of it: limits, ExtraData, UnicodeDecodeError, FormatError and StackError are subclasses
+    TypeError,  # unhashable map key
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    msgpack.UnpackException,  # OutOfData, BufferFull
+)
+
+# An array header that claims 256 items or more. Bytes inside a text may look like one: then the nesting is counted
+# for nothing. Without any, 1024 nested claims (the library's own depth) are 2 MiB at most.
+_WIDE_ARRAY: Final = re.compile(rb"\xdc[\x01-\xff]|\xdd")
+
+_FIXED_BYTES: Final[dict[int, int]] = {
+    0xC0: 1,
+    0xC2: 1,
+    0xC3: 1,
+    0xCC: 2,
+    0xCD: 3,
+    0xCE: 5,
+    0xCF: 9,
+    0xD0: 2,
+    0xD1: 3,
+    0xD2: 5,
+    0xD3: 9,
+}
+_TEXT_LENGTH_BYTES: Final[dict[int, int]] = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_ARRAY_LENGTH_BYTES: Final[dict[int, int]] = {0xDC: 2, 0xDD: 4}
+
+
+def pack(value: object) -> bytes:
+    """Return the canonical bytes of a value made of tuples, lists, ints, texts, booleans and None."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def unpack_all(data: bytes | memoryview) -> list[Any]:
+    """Return every value in the bytes, arrays as tuples; raise EventError for anything but whole canonical values."""
+    raw = bytes(data)
+    if _WIDE_ARRAY.search(raw):
+        check_nesting(raw)
+    try:
+        decoder = msgpack.Unpacker(
+            use_list=False,
+            raw=False,
+            max_buffer_size=max(len(raw), 1),
+            max_array_len=ARRAY_ITEMS.most,
+            max_str_len=TEXT_BYTES.most,
+            max_map_len=0,
+            max_bin_len=0,
+            max_ext_len=0,
+        )
+        decoder.feed(raw)
+        found = list(decoder)
+        packed = b"".join(map(pack, found))
+    except _TROUBLE as error:
+        raise EventError(f"bytes that do not decode ({error or type(error).__name__})", expected="MessagePack arrays") from None
+    if packed != raw:
+        raise EventError("bytes in another form than the shortest", expected="canonical MessagePack")
+    return found
+
+
+def unpack_one(data: bytes | memoryview) -> Any:
+    """Return the one value in the bytes; raise EventError when there is none, or more."""
+    found = unpack_all(data)
+    if len(found) != 1:
+        raise EventError(f"{len(found)} values", expected="one")
+    return found[0]
+
+
+def _token(data: bytes, at: int) -> tuple[int, int]:
+    """Return (bytes, items) of the token at a place: how long it is, and how many items it opens."""
+    head = data[at]
+    if head < 0x80 or head >= 0xE0:
+        return 1, 0
+    if 0x90 <= head < 0xA0:
+        return 1, head & 15
+    if 0xA0 <= head < 0xC0:
+        return 1 + (head & 31), 0
+    if head in _FIXED_BYTES:
+        return _FIXED_BYTES[head], 0
+    if head in _TEXT_LENGTH_BYTES:
+        width = _TEXT_LENGTH_BYTES[head]
+        return 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "big"), 0
+    if head in _ARRAY_LENGTH_BYTES:
+        width = _ARRAY_LENGTH_BYTES[head]
+        return 1 + width, int.from_bytes(data[at + 1 : at + 1 + width], "big")
+    raise EventError(f"byte 0x{head:02x}", expected="an integer, text, boolean, null or array")
+
+
+def check_nesting(data: bytes) -> None:
+    """Raise LimitError for arrays nested too deep, EventError for maps, floats and the like; decodes nothing.
+
+    Time is linear in the bytes, about 0.2 us a token; memory is one list of at most NESTING numbers.
+    """
+    left: list[int] = []
+    at = 0
+    while at < len(data):
+        size, items = _token(data, at)
+        at += size
+        if left:
+            left[-1] -= 1
+        if items:
+            left.append(items)
+            if len(left) > NESTING.most:
+                raise over(NESTING, len(left), "")
+        while left and not left[-1]:
+            left.pop()
