@@ -6,7 +6,7 @@ sequence of ints of the run's length: a `Constant`, a list, an array, or a memor
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, overload
+from typing import Any, Final, overload
 
 import attrs
 
@@ -44,9 +44,9 @@ RUN_EVENTS_MAX: Final = 16384
 
 @attrs.frozen
 class Constant(Sequence[int]):
-    """A column whose values are all the same; costs nothing a row."""
+    """A column whose values are all the same; costs nothing a row. In a column that may hold None, number may be None."""
 
-    number: int
+    number: int | Any
     length: int
 
     def __len__(self) -> int:
@@ -61,7 +61,8 @@ class Constant(Sequence[int]):
             return Constant(self.number, len(range(*index.indices(self.length))))
         if not -self.length <= index < self.length:
             raise IndexError(index)
-        return self.number
+        number: int = self.number
+        return number
 
     def __iter__(self) -> Iterator[int]:
         return iter((self.number,) * self.length)
