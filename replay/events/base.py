@@ -147,13 +147,14 @@ def event(code: int, kind: str, *, hot: bool = False) -> Callable[[type[_E]], ty
     """Register an event class under its stable number and its wire name; both are unique for ever."""
 
     def register(cls: type[_E]) -> type[_E]:
-        frozen = attrs.frozen(kw_only=True)(cls)
-        frozen.KIND, frozen.CODE, frozen.HOT = kind, code, hot
+        # The class is an attrs class already: type checkers know its fields only when the decorator is in sight.
+        assert "__attrs_attrs__" in cls.__dict__, f"{cls.__name__} lacks @attrs.frozen below @event"
+        cls.KIND, cls.CODE, cls.HOT = kind, code, hot
         assert code not in _REGISTRY, f"event code {code} is registered twice"
         assert kind not in _BY_KIND, f"event {kind} is registered twice"
-        _REGISTRY[code] = frozen
-        _BY_KIND[kind] = frozen
-        return frozen
+        _REGISTRY[code] = cls
+        _BY_KIND[kind] = cls
+        return cls
 
     return register
 

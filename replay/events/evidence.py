@@ -2,10 +2,11 @@
 
 import attrs
 
-from replay.events.base import Event, event, flag, text, uint, uints, value, values
+from replay.events.base import Event, enum, event, flag, text, uint, uints, value, values
 
 
 @event(48, "alloc.fail")
+@attrs.frozen(kw_only=True)
 class AllocFail(Event):
     """From the next call on, make the nth metadata allocation of a site fail (a fail-nth injection).
 
@@ -20,6 +21,7 @@ class AllocFail(Event):
 
 
 @event(49, "memory.limit")
+@attrs.frozen(kw_only=True)
 class MemoryLimit(Event):
     """The memory cgroup of the recorded tasks may charge this many pages more for KVM metadata; null lifts the limit."""
 
@@ -79,6 +81,7 @@ class ObservedVm:
 
 
 @event(50, "observe")
+@attrs.frozen(kw_only=True)
 class Observe(Event):
     """Ground truth read from a kernel at this point; `check` holds the model against it."""
 
@@ -91,15 +94,18 @@ class Observe(Event):
 
 
 @event(51, "lost")
+@attrs.frozen(kw_only=True)
 class Lost(Event):
     """The recorder says that events are missing here; no answer that needs them can be given."""
 
     vm: int | None = uint("VM that they belong to; null: any", bits=32, optional=True)
     count: int | None = uint("how many; null: not known", optional=True)
     what: str = text("which kind and why, as the recorder says", length_max=256)
+    affects: str = enum("what can not be told from here on", "everything", "shadow_pages", default="everything")
 
 
 @event(52, "mark")
+@attrs.frozen(kw_only=True)
 class Mark(Event):
     """A remark at a place of the recording; changes nothing."""
 

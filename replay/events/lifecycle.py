@@ -1,9 +1,12 @@
 """Name the events of a VM's life: created, found alive, given capabilities and vCPUs, destroyed."""
 
+import attrs
+
 from replay.events.base import Event, VmCall, enum, event, flag, text, uint, uints
 
 
 @event(1, "vm.create")
+@attrs.frozen(kw_only=True)
 class VmCreate(VmCall):
     """KVM_CREATE_VM: a new VM; its mm is the caller's.
 
@@ -14,6 +17,7 @@ class VmCreate(VmCall):
 
 
 @event(2, "vm.attach")
+@attrs.frozen(kw_only=True)
 class VmAttach(Event):
     """A VM seen alive whose creation was not recorded: slots from before are unknown, so is every answer that needs them."""
 
@@ -21,6 +25,7 @@ class VmAttach(Event):
 
 
 @event(3, "vm.destroy")
+@attrs.frozen(kw_only=True)
 class VmDestroy(Event):
     """The last reference to a VM is gone.
 
@@ -34,6 +39,7 @@ class VmDestroy(Event):
 
 
 @event(4, "vm.enable_cap")
+@attrs.frozen(kw_only=True)
 class VmEnableCap(VmCall):
     """KVM_ENABLE_CAP on the VM.
 
@@ -46,6 +52,7 @@ class VmEnableCap(VmCall):
 
 
 @event(5, "vcpu.create")
+@attrs.frozen(kw_only=True)
 class VcpuCreate(VmCall):
     """KVM_CREATE_VCPU: may create the identity-map and APIC-access internal slots.
 
@@ -56,6 +63,7 @@ class VcpuCreate(VmCall):
 
 
 @event(6, "irqchip.create")
+@attrs.frozen(kw_only=True)
 class IrqchipCreate(VmCall):
     """KVM_CREATE_IRQCHIP (or split irqchip by capability): the local APIC is in the kernel from here on.
 
@@ -64,6 +72,7 @@ class IrqchipCreate(VmCall):
 
 
 @event(7, "opaque")
+@attrs.frozen(kw_only=True)
 class Opaque(VmCall):
     """A KVM call that changes what is modelled, whose arguments the recorder did not show.
 

@@ -1,10 +1,13 @@
 """Name the events that change memslots, or read what hangs on them."""
 
+import attrs
+
 from replay.events.base import VmCall, event, flag, uint
 from replay.units import Gpa, Hva
 
 
 @event(16, "memslot.set")
+@attrs.frozen(kw_only=True)
 class MemslotSet(VmCall):
     """KVM_SET_USER_MEMORY_REGION or ..._REGION2: create, delete, move or re-flag one memslot.
 
@@ -24,6 +27,7 @@ class MemslotSet(VmCall):
 
 
 @event(17, "tss.set")
+@attrs.frozen(kw_only=True)
 class TssSet(VmCall):
     """KVM_SET_TSS_ADDR: creates the TSS internal slot on VMX without unrestricted guest; elsewhere nothing.
 
@@ -34,6 +38,7 @@ class TssSet(VmCall):
 
 
 @event(18, "identity_map.set")
+@attrs.frozen(kw_only=True)
 class IdentityMapSet(VmCall):
     """KVM_SET_IDENTITY_MAP_ADDR: stores the address that a later vCPU uses for the identity-map slot.
 
@@ -45,6 +50,7 @@ class IdentityMapSet(VmCall):
 
 
 @event(19, "nr_mmu_pages.set")
+@attrs.frozen(kw_only=True)
 class NrMmuPagesSet(VmCall):
     """KVM_SET_NR_MMU_PAGES: limits shadow pages; below 64 is EINVAL.
 
@@ -55,6 +61,7 @@ class NrMmuPagesSet(VmCall):
 
 
 @event(20, "dirty_log.get")
+@attrs.frozen(kw_only=True)
 class DirtyLogGet(VmCall):
     """KVM_GET_DIRTY_LOG.
 
@@ -66,6 +73,7 @@ class DirtyLogGet(VmCall):
 
 
 @event(21, "dirty_log.clear")
+@attrs.frozen(kw_only=True)
 class DirtyLogClear(VmCall):
     """KVM_CLEAR_DIRTY_LOG.
 
@@ -79,6 +87,7 @@ class DirtyLogClear(VmCall):
 
 
 @event(22, "guest_memfd.create")
+@attrs.frozen(kw_only=True)
 class GuestMemfdCreate(VmCall):
     """KVM_CREATE_GUEST_MEMFD (6.8 and later).
 
@@ -90,6 +99,7 @@ class GuestMemfdCreate(VmCall):
 
 
 @event(32, "notifier.register")
+@attrs.frozen(kw_only=True)
 class NotifierRegister(VmCall):
     """kvm_page_track_register_notifier(): an external user (KVMGT's vGPU open) asks to see guest writes.
 
@@ -101,6 +111,7 @@ class NotifierRegister(VmCall):
 
 
 @event(33, "notifier.unregister")
+@attrs.frozen(kw_only=True)
 class NotifierUnregister(VmCall):
     """kvm_page_track_unregister_notifier(): the external user goes; arrays and the sticky flag stay.
 
@@ -111,6 +122,7 @@ class NotifierUnregister(VmCall):
 
 
 @event(34, "shadow_root.alloc")
+@attrs.frozen(kw_only=True)
 class ShadowRootAlloc(VmCall):
     """mmu_first_shadow_root_alloc(): a vCPU is about to load a shadow root (KVM_RUN, KVM_PRE_FAULT_MEMORY).
 
