@@ -44,16 +44,16 @@ class Console:
         UsageError for a file that is also an input, UnwritableError for one that can not be written.
         """
         if path == STDIO:
-            yield standard_output()
+            with output_errors("standard output"):
+                yield standard_output()
+                sys.stdout.flush()
             return
         refuse_input_as_output(path, inputs)
         target = Path(path).resolve()
-        try:
-            # A device or a pipe is written through: renaming a file over /dev/null would be a nasty surprise.
-            with _written_through(target) if is_special(target) else _renamed_when_complete(target) as stream:
-                yield stream
-        except OSError as error:
-            raise UnwritableError(error.strerror or str(error), where=path) from error
+        # A device or a pipe is written through: renaming a file over /dev/null would be a nasty surprise.
+        opened = _written_through(target) if is_special(target) else _renamed_when_complete(target)
+        with output_errors(path), opened as stream:
+            yield stream
 
     def paints(self, stream: TextIO) -> bool:
         """Return whether text on this stream is to be coloured."""
@@ -78,13 +78,26 @@ class Console:
         say(f"{PROGRAM}: {sentence}")
 
 
+@contextlib.contextmanager
+def output_errors(where: str) -> Iterator[None]:
+    """Turn what the system says of an output into UnwritableError; a closed pipe stays BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UnwritableError(error.strerror or str(error), where=where) from error
+
+
 def is_special(target: Path) -> bool:
     """Return whether a path names something that is there and is neither a file nor a folder: a device, a pipe, a socket."""
     return target.exists() and not target.is_file() and not target.is_dir()
 
 
-def _written_through(target: Path) -> TextIO:
-    return target.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+@contextlib.contextmanager
+def _written_through(target: Path) -> Iterator[TextIO]:
+    with target.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+        yield stream
 
 
 @contextlib.contextmanager

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from replay.cli.console import PROGRAM, Console, say
+from replay.cli.console import PROGRAM, Console, output_errors, say
 from replay.cli.verb import INTERRUPTED, PIPE_CLOSED, SAME, STATUS_MEANINGS, TROUBLE, Verb, epilog
 from replay.cli.verbs import VERBS
-from replay.errors import KvmReplayError, UnwritableError, UsageError
+from replay.errors import KvmReplayError, UsageError
 from replay.version import VERSION
 
 DESCRIPTION: Final = """\
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, advice=f"`{self.prog} --help` says more")
 
 
-def build_parser(verbs: Sequence[Verb] = VERBS) -> argparse.ArgumentParser:
+def build_parser(verbs: Sequence[Verb]) -> argparse.ArgumentParser:
     """Return the parser of the whole command line; `args.verb` is the chosen Verb."""
     statuses = [f"  {status:<4} {meaning}" for status, meaning in STATUS_MEANINGS.items()]
     parser = _Parser(
@@ -65,7 +65,7 @@ def _add_verb(subparsers: "argparse._SubParsersAction[_Parser]", verb: Verb) -> 
     parser.set_defaults(verb=verb)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> int:
     """Run one command line and return its exit status; never raises for bad input.
 
     >>> main(["--version"])
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        status = _run(argv)
+        status = _run(argv, verbs)
         _flush_output()
     except BrokenPipeError:
         status = PIPE_CLOSED
@@ -82,15 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{PROGRAM}: interrupted")
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: said as a bug of ours, never swallowed
-        status = _trouble(error, debug=debug)
+        # A writer that met the closed pipe says so in its own error; that is no trouble either.
+        status = PIPE_CLOSED if isinstance(error.__context__, BrokenPipeError) else _trouble(error, debug=debug)
     if status in {TROUBLE, INTERRUPTED, PIPE_CLOSED}:
         _give_up_output()
     return status
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, verbs: Sequence[Verb]) -> int:
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser(verbs).parse_args(argv)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else SAME
     verb: Verb = args.verb
@@ -99,14 +100,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _flush_output() -> None:
     """Write out what is buffered, where a failure can still be said. Raises UnwritableError, BrokenPipeError."""
-    if sys.stdout is None or sys.stdout.closed:
-        return
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UnwritableError(error.strerror or str(error), where="standard output") from error
+    if sys.stdout is not None and not sys.stdout.closed:
+        with output_errors("standard output"):
+            sys.stdout.flush()
 
 
 def _give_up_output() -> None:

@@ -1,9 +1,11 @@
 """Open what a verb reads, and say what is wrong with it once it has been read."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from replay.cli.console import Console
+from replay.cli.console import STDIO, Console
+from replay.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from replay.stream import Stream
@@ -13,6 +15,10 @@ def open_inputs(inputs: Sequence[str]) -> "Stream":
     """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input."""
     from replay.sources import open_stream
 
+    if inputs.count(STDIO) > 1:
+        raise UsageError(f"{STDIO} is given twice", expected="standard input at most once")
+    if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
+        raise UnreadableError("standard input is closed", advice="give a file name")
     return open_stream(list(inputs))
 
 

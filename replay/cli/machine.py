@@ -1,4 +1,4 @@
-"""Read facts of the recorded machine from an argument: `--machine kernel_release=6.8,tdp=yes`."""
+"""Read facts of the recorded machine from an argument: `--machine kernel_release=6.8,tdp=y`."""
 
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ def parse_machine(argument: str) -> dict[str, bool | int | str | None]:
 
     Raises UsageError for a name that is not a fact, a value of the wrong type, or a fact that is given twice.
 
-    >>> parse_machine("kernel_release=6.8,tdp=yes")
+    >>> parse_machine("kernel_release=6.8,tdp=y")
     {'kernel_release': '6.8', 'tdp': True}
     """
     from replay.events.base import specs
@@ -52,7 +52,7 @@ def _parse_fact(value: str, spec: "FieldSpec", where: str) -> bool | int | str |
         return None
     if spec.shape == "bool":
         if value.lower() not in _WORDS:
-            raise UsageError(f"{value!r} is neither yes nor no", where=where, expected="yes, no or unknown")
+            raise UsageError(f"{value!r} is neither yes nor no", where=where, expected="y, n or unknown")
         return _WORDS[value.lower()]
     if spec.shape == "uint":
         number = int(value) if value.isascii() and value.isdecimal() and len(value) <= 20 else -1

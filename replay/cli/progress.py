@@ -23,6 +23,11 @@ class Progress:
         self._dirty = False
         self.events = 0
 
+    @property
+    def live(self) -> bool:
+        """Whether a line is shown at all."""
+        return self._stream is not None
+
     def over(self, items: Iterable[_Item], *, total_events: int | None = None) -> Iterator[_Item]:
         """Yield the items and count the events in them: a run counts its length, anything else one."""
         try:

@@ -47,9 +47,9 @@ def machine_text(machine: Machine) -> str:
     """Say the facts of a machine that are known, in the names that `import --machine` takes.
 
     >>> machine_text(Machine(kernel_release="6.8", tdp=True, page_size_bytes=4096))
-    'kernel_release=6.8 tdp=yes page_size_bytes=4096'
+    'kernel_release=6.8 tdp=y page_size_bytes=4096'
     """
-    words = {True: "yes", False: "no"}
+    words = {True: "y", False: "n"}
     facts = [(name, getattr(machine, name)) for name in specs(Machine)]
     known = [f"{name}={words[fact] if isinstance(fact, bool) else fact}" for name, fact in facts if fact is not None]
     return " ".join(known)

@@ -90,20 +90,35 @@ class Origin:
             yield item
 
 
+class Counted:
+    """Count the events that are printed."""
+
+    def __init__(self) -> None:
+        self.events = 0
+
+    def over(self, events: Iterable[Numbered]) -> Iterator[Numbered]:
+        """Yield the events as they are."""
+        for event in events:
+            self.events += 1
+            yield event
+
+
 def _run(args: argparse.Namespace, console: Console) -> int:
     if args.last is not None and args.last < args.first:
         raise UsageError(f"--to {args.last} is before --from {args.first}")
     codes = chosen_codes(args.kind)
     stream = open_inputs(args.inputs)
     with console.result(args.output, inputs=args.inputs) as out:
-        origin = Origin()
+        origin, counted = Origin(), Counted()
         items = origin.over(console.progress("reading").over(stream.items()))
-        events = chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm)
+        events = counted.over(chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm))
         if args.format == "text":
             out.writelines(_text(events, origin, stream.header if args.source else None))
         else:
             out.writelines(_jsonl(events) if args.format == "jsonl" else _json(events))
     say_warnings(stream, console)
+    if not counted.events:
+        console.note("no event was chosen")
     return SAME
 
 

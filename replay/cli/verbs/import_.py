@@ -1,16 +1,20 @@
 """Turn traces into a recording."""
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from replay.cli.console import STDIO, Console, refuse_input_as_output
+from replay.cli.console import STDIO, Console, refuse_input_as_output, standard_output
 from replay.cli.inputs import open_inputs, say_losses, say_warnings
 from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
 from replay.errors import UnwritableError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from replay.header import Header
+    from replay.recording import JsonlWriter, Writer
 
 SUFFIXES: Final = (".kvmr", ".jsonl")
 
@@ -21,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--title", metavar="TEXT", help="what was recorded, in one line")
     parser.add_argument("--provenance", metavar="TEXT", help="where the recording comes from, for people")
-    parser.add_argument("--machine", metavar="NAME=VALUE,...", help="facts that no trace tells: kernel_release=6.8,tdp=yes")
+    parser.add_argument("--machine", metavar="NAME=VALUE,...", help="facts that no trace tells: kernel_release=6.8,tdp=y")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
 
 
@@ -29,13 +33,30 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     check_output(args.output, args.inputs, force=args.force)
     stream = open_inputs(args.inputs)
     header = titled(stream.header, args)
-    with console.recording(args.output, header, compression=args.compress) as writer:
+    with opened_writer(args.output, header, force=args.force) as writer:
         for item in console.progress("importing").over(stream.items()):
             writer.write(item)
-        writer.close(stream.trailer())
+        writer.finish(stream.trailer())
     say_warnings(stream, console)
     say_losses(stream, console)
+    console.note(f"{args.output}: {writer.events:,} events")
     return SAME
+
+
+@contextlib.contextmanager
+def opened_writer(path: str, header: "Header", *, force: bool) -> "Iterator[Writer | JsonlWriter]":
+    """Give the writer that the name asks for. What is half written goes away on an error: the traces are still there."""
+    from replay.recording import JsonlWriter, Writer
+
+    if path == STDIO:
+        with JsonlWriter(standard_output().buffer, header) as writer:
+            yield writer
+        return
+    kind = JsonlWriter if path.endswith(".jsonl") else Writer
+    with kind(path, header, overwrite=force) as file_writer, contextlib.ExitStack() as cleaning:
+        cleaning.callback(Path(f"{path}.part").unlink, missing_ok=True)
+        yield file_writer
+        cleaning.pop_all()
 
 
 def check_output(path: str, inputs: list[str], *, force: bool) -> None:
@@ -62,7 +83,8 @@ def titled(header: "Header", args: argparse.Namespace) -> "Header":
         length_max = specs(Header)[name].length_max
         if len(text) > length_max:
             raise UsageError(f"--{name} has {len(text)} characters", expected=f"at most {length_max}")
-    header = attrs.evolve(header, **texts)
+    compression = "none" if args.compress == "none" or not args.output.endswith(".kvmr") else args.compress
+    header = attrs.evolve(header, compression=compression, **texts)
     return replace_machine(header, **parse_machine(args.machine)) if args.machine else header
 
 
@@ -81,7 +103,7 @@ TRACE: strace or tracefs text, plain or compressed, or a recording, or - ; sever
     },
     examples=(
         "kvm-replay import strace.txt -o boot.kvmr",
-        "kvm-replay import strace.txt ftrace.txt -o boot.jsonl --title 'boot of a guest' --machine kernel_release=6.8,tdp=no",
+        "kvm-replay import strace.txt ftrace.txt -o boot.jsonl --title 'boot of a guest' --machine kernel_release=6.8,tdp=n",
     ),
     add_arguments=_add_arguments,
     run=_run,
