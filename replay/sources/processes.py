@@ -1,52 +1,179 @@
-"""Follow tasks, file tables and VM references through a strace recording, and turn its calls into events.
+"""Follow tasks, file tables and VM references through a recording of system calls, and turn its calls into events.
 
-Interface; `Resolver` is filled in next.
+The resolver knows three things about each thread: its process, its mm and its file table, made from the calls that make, end
+and change tasks (`replay.sources.lineage` says who made whom). From them follow which VM an fd is, whether a caller has the
+VM's mm, and when the last reference of a VM goes.
+
+A recording that lacks clone calls is read in a poorer way ("loose"): one table for all threads, where a thread gets the VM of
+that fd number that it called before, else the newest; a call is foreign when KVM answered EIO; a VM ends at a close, or when
+all tasks have ended. A VM whose creation was not seen begins with vm.attach. At the end of the recording VMs that still have
+a holder are left alive, without an event: nothing says that they ended.
 """
 
+from typing import Final
+
 from replay.events import Event
+from replay.sources.fd_calls import AT_ENTRY, AT_EXIT
+from replay.sources.fdtable import Task, Vm
+from replay.sources.kvm_fds import KvmFds
 from replay.sources.lineage import Lineage
-from replay.sources.syscalls import Record, Syscall
+from replay.sources.strace_scan import ScanResult
+from replay.sources.syscalls import BOTH, ENTER, EXIT, Record, Syscall, TaskEnd
+from replay.sources.tally import Tally
+from replay.sources.world import World
+
+_SUPERSEDED: Final = "task superseded by execve"
 
 
 class Resolver:
     """Turn records into events; one pass, state per task, per fd and per VM only.
 
-    lineage: what a first pass found out about who made whom (`replay.sources.lineage.scan`); an empty one is allowed.
+    lineage: what a first pass found out, a `Lineage` or the whole `ScanResult` (`replay.sources.strace_scan`); none is allowed.
+    tally: where to count; names: of the sources, for places in counts.
     """
 
-    def __init__(self, lineage: Lineage | None = None) -> None:
-        raise NotImplementedError
+    def __init__(
+        self, lineage: Lineage | ScanResult | None = None, *, tally: Tally | None = None, names: tuple[str, ...] = ("strace",)
+    ) -> None:
+        scan = lineage if isinstance(lineage, ScanResult) else ScanResult(lineage=lineage or Lineage())
+        self.tally = Tally() if tally is None else tally
+        self.world = World(scan, self.tally, names)
+        self._kvm = KvmFds(self.world)
 
     def feed(self, record: Record) -> list[Event]:
         """Take the next record in order; return the events that it completes, mostly none.
 
         A BOTH record is `enter` and `exit` in one.
         """
-        raise NotImplementedError
+        if not isinstance(record, Syscall):
+            return self._end_of_task(record) if isinstance(record, TaskEnd) else []
+        if record.stage == BOTH:
+            task = self.world.tasks.get(record.tid)
+            if record.name == "ioctl" and task is not None and not task.ended and task.pending is None:
+                quiet = task.table.quiet.get(record.args)
+                if quiet is not None and (record.ret is None or record.ret >= 0):
+                    file, cell, is_run = quiet
+                    cell.count += 1
+                    task.vm = file.vm
+                    if is_run:
+                        task.vcpu_vm = file.vm
+                    return []
+            return self.enter(record) + self.exit(record)
+        return self.enter(record) if record.stage == ENTER else self.exit(record)
 
     def enter(self, record: Syscall) -> list[Event]:
         """Take the entry of a call: its fd is looked up now, close() takes effect now.
 
         For a merge that has better times for entry and exit than the lines; use instead of `feed`, with `exit`.
         """
-        raise NotImplementedError
+        world = self.world
+        world.at(record, record.enter_ns)
+        task = world.task(record.tid)
+        if task.pending is not None:
+            self._give_up(task)
+        if record.stage != BOTH:
+            task.pending = record
+        if record.name == "ioctl":
+            self._kvm.enter(record, task)
+        else:
+            handler = AT_ENTRY.get(record.name)
+            if handler is not None and not record.injected:
+                handler(world, record, task)
+        return self._out()
 
     def exit(self, record: Syscall) -> list[Event]:
         """Take the result of a call that `enter` has seen."""
-        raise NotImplementedError
+        world = self.world
+        task = world.task(record.tid)
+        if record.stage == EXIT and task.pending is not record:
+            record.stage = BOTH  # its first half was not given
+            return self.enter(record) + self.exit(record)
+        world.at(record, record.time_ns)
+        task.pending = None
+        if record.name == "ioctl":
+            self._kvm.exit(record, task)
+        else:
+            handler = AT_EXIT.get(record.name)
+            if handler is not None and not record.injected:
+                handler(world, record, task)
+        return self._out()
 
     def end(self) -> list[Event]:
-        """Return the events of the end of the recording: VMs whose every holder has exited; VMs still alive get none."""
-        raise NotImplementedError
+        """Return the events of the end of the recording: VMs whose every holder has exited; VMs still alive get none.
+
+        Calls that have not returned by then give their event, with an unknown result.
+        """
+        pending = [task for task in self.world.tasks.values() if task.pending is not None]
+        for task in sorted(pending, key=lambda task: task.pending.line if task.pending else 0):
+            self._give_up(task)
+        for task in sorted(self.world.tasks.values(), key=lambda task: task.tid):
+            if task.exiting:
+                self.world.end_task(task, killed=False)
+        return self._out()
 
     def vm_of_task(self, tid: int) -> int | None:
-        """Return the VM whose vCPU that thread runs or last ran, else the VM it last called, else its process's only one."""
+        """Return the VM whose vCPU that thread runs or last ran, else the VM it last called, else its process's only one.
+
+        A VM that is gone already is given only when nothing better is known: its last shadow pages go as it is destroyed.
+        """
+        task = self.world.tasks.get(tid)
+        if task is None:
+            return None
+        known = [vm for vm in (task.vcpu_vm, task.vm) if vm is not None]
+        alive = next((vm for vm in known if vm.alive), None)
+        if alive is not None:
+            return alive.number
+        own = self._vms(task)
+        if len(own) == 1:
+            return own[0].number
+        return known[0].number if known else None
+
+    def vm_of_call(self, record: Syscall) -> int | None:
+        """Return the VM that a call which was entered works on, by its fd (VM, vCPU or device); None for anything else."""
         raise NotImplementedError
 
     def vms_of_process(self, tid: int) -> tuple[int, ...]:
         """List the live VMs that the process of a thread holds or created (kvm->mm is its mm), by number."""
-        raise NotImplementedError
+        task = self.world.tasks.get(tid)
+        return () if task is None else tuple(vm.number for vm in self._vms(task))
 
     def pid_of(self, tid: int) -> int:
         """Return the process (thread group) of a thread; the thread itself when nothing is known."""
-        raise NotImplementedError
+        task = self.world.tasks.get(tid)
+        return tid if task is None else task.pid
+
+    def _vms(self, task: Task) -> list[Vm]:
+        vms = self.world.vms
+        return [vms[number] for number in sorted(vms) if self.world.holds(task, vms[number])]
+
+    def _end_of_task(self, record: TaskEnd) -> list[Event]:
+        world = self.world
+        world.at(record, record.time_ns)
+        task = world.tasks.get(record.tid)
+        if record.superseded_by is not None:
+            world.count(record, _SUPERSEDED, "ignored")
+            return []
+        if task is None:
+            task = world.task(record.tid)
+        if task.pending is not None:
+            task.pending.exit_ns = task.pending.exit_ns if task.pending.exit_ns is not None else record.time_ns
+            self._give_up(task)
+            world.at(record, record.time_ns)
+        world.end_task(task, killed=record.killed)
+        return self._out()
+
+    def _give_up(self, task: Task) -> None:
+        """Close a call whose second half does not come: it may or may not have taken effect."""
+        record, task.pending = task.pending, None
+        if record is None:
+            return
+        record.killed, record.ret = True, None
+        self.world.at(record, record.time_ns)
+        if record.name == "ioctl":
+            self._kvm.exit(record, task)
+
+    def _out(self) -> list[Event]:
+        out = self.world.out
+        if out:
+            self.world.out = []
+        return out
