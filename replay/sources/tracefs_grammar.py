@@ -37,7 +37,9 @@ _ANY_LINE: Final = re.compile(
     rb"|\d{1,5}[a-zA-Z.]\S{2,6}\s+(?P<us>\d{1,15})us.?\s*): +(?P<body>.*?)\r?",
     re.DOTALL,
 )
-_PAGE_BODY: Final = re.compile(rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): +" + _PAGE + rb"(| new| existing)\s*")
+_PAGE_BODY: Final = re.compile(
+    rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): +" + _PAGE + rb"(| new| existing)\s*"
+)
 _ENTER: Final = re.compile(rb"sys_(\w+)\((.*)\)\s*")
 _EXIT: Final = re.compile(rb"sys_(\w+) -> 0x([0-9a-f]{1,16})\s*")
 _ARGUMENT: Final = re.compile(rb"(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
@@ -101,7 +103,7 @@ def _time_ns(match: re.Match[bytes]) -> int | None:
     fraction = match["fraction"]
     if fraction is None:  # counter and TSC clocks print one number that is no time
         return None
-    return int(match["number"]) * 1_000_000_000 + int(fraction) * 10 ** (9 - len(fraction))
+    return int(match["number"]) * 1_000_000_000 + int(fraction.ljust(9, b"0"))
 
 
 def page_row(task: TaskLine) -> Row | None:

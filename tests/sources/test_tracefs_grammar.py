@@ -1,0 +1,192 @@
+"""Promises of the line grammar of tracefs text: every column layout and spelling says the same."""
+
+import pytest
+
+from replay.sources.tracefs_grammar import (
+    LATENCY_PAGE_LINES,
+    PAGE_LINES,
+    LostLine,
+    SyscallEnter,
+    SyscallExit,
+    event_name,
+    looks_like_tracefs,
+    lost_line,
+    overwritten,
+    page_row,
+    syscall_of,
+    task_line,
+)
+
+NEW = b"kvm_mmu_get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new"
+LINE = b"         pdguest-15412   [000] ...1. 1795341862.263814: " + NEW
+
+
+class TestTaskLine:
+    """The part of a line before the event."""
+
+    @pytest.mark.parametrize(
+        "prefix",
+        [
+            b"         pdguest-15412   [000] ...1. 7.000250: ",
+            b"         pdguest-15412   (  15412) [000] ...1. 7.000250: ",
+            b"         pdguest-15412   (-------) [000] ...1. 7.000250: ",
+            b"         pdguest-15412   [000]     7.000250: ",
+            b"         pdguest-15412   [000] .... 7.000250: ",
+            b"pdguest-15412 [000] dNh3. 7.000250000: ",
+            b"  pdguest-15412     0...1. 7000250us : ",
+            b"  pdguest-15412    12d.h1. 7000250us!: ",
+        ],
+    )
+    def test_every_column_layout(self, prefix: bytes) -> None:
+        """All layouts give the same thread, time and body."""
+        task = task_line(prefix + NEW)
+        assert task is not None
+        assert (task.tid, task.time_ns, task.body, task.comm) == (15412, 7_000_250_000, NEW, b"pdguest")
+
+    @pytest.mark.parametrize("comm", [b"a b", b"a-1", b"a-1 [000]", b"[x]-7", b"<...>", b"-", b"", b"a] ..... 1.2"])
+    def test_comm_with_anything(self, comm: bytes) -> None:
+        """The thread id is found from the right, whatever the name holds."""
+        task = task_line(comm.rjust(16) + b"-77      [001] ..... 1.000002: sys_ioctl -> 0x0")
+        assert task is not None
+        assert (task.tid, task.comm, task.body) == (77, comm.strip(), b"sys_ioctl -> 0x0")
+
+    def test_tgid(self) -> None:
+        """Option record-tgid gives the process; dashes mean that the kernel does not know it."""
+        known = task_line(b"             x-12      (     10) [000] ..... 1.000000: e: ")
+        unknown = task_line(b"             x-12      (-------) [000] ..... 1.000000: e: ")
+        assert known is not None
+        assert unknown is not None
+        assert (known.tgid, unknown.tgid) == (10, None)
+
+    def test_counter_clock_is_no_time(self) -> None:
+        """A clock that counts gives no time."""
+        task = task_line(b"               x-12      [000] .....       12345: sys_ioctl -> 0x0")
+        assert task is not None
+        assert task.time_ns is None
+
+    @pytest.mark.parametrize("line", [b"", b"# tracer: nop", b"CPU:0 [LOST 3 EVENTS]", b"x-1 [0", b"x [000] ..... 1.0: e: "])
+    def test_no_task(self, line: bytes) -> None:
+        """Other lines are none."""
+        assert task_line(line) is None
+
+
+class TestPageLines:
+    """The expression that whole blocks are matched by."""
+
+    @pytest.mark.parametrize(
+        ("body", "groups"),
+        [
+            (b"get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new", (b"8b0", b"2", b"", b"", b" new")),
+            (
+                b"get_page: sp gen 0 gfn 0 l1 8-byte q0 direct -ux nxe ad root 0 sync existing",
+                (b"0", b"1", b" direct", b"", b" existing"),
+            ),
+            (
+                b"prepare_zap_page: sp gen 255 gfn 1 l4 8-byte q0 wux invalid nxe ad root 0 sync",
+                (b"1", b"4", b"", b" invalid", b""),
+            ),
+            (b"prepare_zap_page: sp gen 1 gfn 1 l2 4-byte q3 --- !nxe !ad root 1 unsync", (b"1", b"2", b"", b"", b"")),
+            (b"sync_page: sp gen 0 gfn 9 l1 8-byte q0 wux nxe ad root 0 unsync", (b"9", b"1", b"", b"", b"")),
+            (b"get_page: sp gfn 83d 2 pae q0 wux nxe root 0 sync new", (b"83d", b"2", b"", b"", b" new")),
+            (b"get_page: sp gfn 83d 2 !pae q1 direct w-x !nxe root 0 sync new", (b"83d", b"2", b" direct", b"", b" new")),
+            (b"prepare_zap_page: sp gen 1f gfn 83d 4 q0 wux invalid nxe ad root 1 sync", (b"83d", b"4", b"", b" invalid", b"")),
+        ],
+    )
+    def test_every_spelling(self, body: bytes, groups: tuple[bytes, ...]) -> None:
+        """All spellings of a page from 4.x to 6.18 are read, in both patterns and in unusual columns."""
+        event = body[: body.index(b":")]
+        usual = b"         pdguest-15412   [000] ...1. 7.000250: kvm_mmu_" + body
+        latency = b" pdguest-15412     0...1. 7000250us : kvm_mmu_" + body
+        for pattern, line, time in ((PAGE_LINES, usual, (b"7", b"000250")), (LATENCY_PAGE_LINES, latency, (b"7000250", b""))):
+            assert pattern.findall(line + b"\n") == [(b"15412", *time, event, *groups, b"")]
+        task = task_line(b"pdguest-15412 [0] 7.000250: kvm_mmu_" + body)
+        assert task is not None
+        assert page_row(task) == (b"15412", b"", b"", event, *groups, b"")
+
+    def test_every_line_is_one_match(self) -> None:
+        """What is no page event is given whole, so that lines can be counted."""
+        text = b"# c\n\n" + LINE + b"\n" + b"x" * 200 + b"\n" + LINE[:-1] + b"\n"
+        rows = PAGE_LINES.findall(text)
+        assert len(rows) == 5
+        assert [row[9] for row in rows] == [b"# c", b"", b"", b"x" * 200, LINE[:-1]]
+
+    @pytest.mark.parametrize("cut", range(1, 20))
+    def test_damage_is_not_read(self, cut: int) -> None:
+        """A page event that is cut short is no page event."""
+        rows = PAGE_LINES.findall(LINE[:-cut] + b"\n")
+        assert len(rows) == 1
+        assert rows[0][9] == LINE[:-cut] or rows[0][8] == b""
+
+    def test_get_page_says_what_it_made(self) -> None:
+        """A get_page without its last word is read as neither new nor existing."""
+        rows = PAGE_LINES.findall(LINE.removesuffix(b" new") + b"\n")
+        assert rows[0][8] == b""
+
+
+class TestSyscalls:
+    """Syscall events in trace_pipe form."""
+
+    @pytest.mark.parametrize(
+        ("body", "call"),
+        [
+            (b"sys_ioctl(fd: 3, cmd: 0xae01, arg: 0)", SyscallEnter("ioctl", {"fd": 3, "cmd": 0xAE01, "arg": 0})),
+            (
+                b"sys_ioctl(fd: 0xc, cmd: 0x4020ae46, arg: 0x7ffcc95f1cc0)",
+                SyscallEnter("ioctl", {"fd": 12, "cmd": 0x4020AE46, "arg": 0x7FFCC95F1CC0}),
+            ),
+            (
+                b"sys_ioctl(unsigned int fd: 3, unsigned int cmd: 0xae80, unsigned long arg: 0)",
+                SyscallEnter("ioctl", {"fd": 3, "cmd": 0xAE80, "arg": 0}),
+            ),
+            (b"sys_close(fd: 4)", SyscallEnter("close", {"fd": 4})),
+            (b"sys_ioctl -> 0x0", SyscallExit("ioctl", 0)),
+            (b"sys_ioctl -> 0xffffffffffffffe7", SyscallExit("ioctl", -25)),
+            (b"sys_ioctl -> 0x3000", SyscallExit("ioctl", 0x3000)),
+            (b"sys_ioctl(fd: 3, cmd: zz)", SyscallEnter("ioctl", {"fd": 3})),
+            (b"sys_ioctl(fd: 007)", SyscallEnter("ioctl", {})),
+            (b"sys_ioctl -> zz", None),
+            (b"kvm_exit: x", None),
+        ],
+    )
+    def test_bodies(self, body: bytes, call: SyscallEnter | SyscallExit | None) -> None:
+        """Arguments by the kernel's names, results as signed numbers, anything else is none."""
+        assert syscall_of(body) == call
+
+
+class TestOthers:
+    """Losses, header lines, event names, recognition."""
+
+    def test_lost(self) -> None:
+        """A ring overrun is read with and without a count."""
+        assert lost_line(b"CPU:0 [LOST 1234 EVENTS]") == LostLine(0, 1234)
+        assert lost_line(b"CPU:31 [LOST EVENTS]") == LostLine(31, None)
+        assert lost_line(b"CPU:0 [LOST x EVENTS]") is None
+
+    def test_overwritten(self) -> None:
+        """The header of the trace file says how many events were overwritten."""
+        assert overwritten(b"# entries-in-buffer/entries-written: 140080/250280   #P:4") == 110200
+        assert overwritten(b"# entries-in-buffer/entries-written: 7/7   #P:4") == 0
+        assert overwritten(b"# tracer: nop") == 0
+
+    def test_event_names(self) -> None:
+        """An event is named by what stands before its colon."""
+        names = [event_name(body) for body in (b"kvm_mmu_zap_all_fast: gen 1", b"a <-b", b"?", b"kvmmmu:x: y")]
+        assert names == ["kvm_mmu_zap_all_fast", "function", "other", "kvmmmu:x"]
+
+    @pytest.mark.parametrize(
+        ("head", "answer"),
+        [
+            (b"# tracer: nop\n#\n", True),
+            (LINE + b"\n", True),
+            (b"           x-1       [000] ..... 1.000000: sys_ioctl(fd: 3, cmd: 0x5401, arg: 0)\n", True),
+            (b"CPU:0 [LOST 3 EVENTS]\n", True),
+            (b"cpus=2\n   pdguest-23428 [001] 1795342452.656549: sys_enter_ioctl:      fd: 0x00000003\n", False),
+            (b"15412 1795341862.258245 ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4\n", False),
+            (b"pdguest 22410 [001]  1825.063289: kvmmmu:kvm_mmu_get_page: mmu_valid_gen=0\n", False),
+            (b"", False),
+            (b"\x00\xff" * 100, False),
+        ],
+    )
+    def test_recognition(self, head: bytes, answer: bool) -> None:
+        """Text of tracefs is told from strace, perf and trace-cmd."""
+        assert looks_like_tracefs(head) is answer
