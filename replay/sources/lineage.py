@@ -114,6 +114,7 @@ class LineageBuilder:
 
     calls: list[MakerCall] = attrs.field(factory=list)
     children: dict[int, tuple[int, Place]] = attrs.field(factory=dict)
+    executed: set[int] = attrs.field(factory=set)
     lineage: Lineage = attrs.field(factory=Lineage)
 
     def signal(self, tid: int, text: str, place: Place) -> None:
@@ -129,6 +130,7 @@ class LineageBuilder:
         left = [call for call in made if not self._match_number(call)]
         self._match_signals()
         self._match_order(left)
+        self._match_exec()
         return self.lineage
 
     def _match_number(self, call: MakerCall) -> bool:
@@ -147,8 +149,15 @@ class LineageBuilder:
     def _match_signals(self) -> None:
         for tid, (parent, place) in sorted(self.children.items()):
             first = self.lineage.first.get(tid)
-            if first is not None and first < place and tid != parent and tid not in self.lineage.births and not self.calls:
+            if first is not None and first < place and tid != parent and tid not in self.lineage.births:
                 self.lineage.add(Birth(tid, parent, inferred=True))
+
+    def _match_exec(self) -> None:
+        """Take a task that calls execve for a process of its own, when the call that made it (vfork) was not recorded."""
+        root = min(self.lineage.first, key=lambda tid: (self.lineage.first[tid], tid), default=0)
+        for tid in sorted(self.executed):
+            if tid not in self.lineage.births and tid != root and tid not in self.lineage.attached:
+                self.lineage.add(Birth(tid, root, inferred=True))
 
     def _match_order(self, calls: list[MakerCall]) -> None:
         """Match what is left by order: calls by place, tasks by id; a call can not be later than its task's first line."""

@@ -21,6 +21,7 @@ from replay.sources.strace_scan import ScanResult
 from replay.sources.syscalls import BOTH, ENTER, EXIT, Record, Syscall, TaskEnd
 from replay.sources.tally import Tally
 from replay.sources.world import World
+from replay.units import EINTR
 
 _SUPERSEDED: Final = "task superseded by execve"
 
@@ -51,7 +52,7 @@ class Resolver:
             task = self.world.tasks.get(record.tid)
             if record.name == "ioctl" and task is not None and not task.ended and task.pending is None:
                 quiet = task.table.quiet.get(record.args)
-                if quiet is not None and (record.ret is None or record.ret >= 0):
+                if quiet is not None and record.ret is not None and (record.ret >= 0 or record.ret == -EINTR):
                     file, cell, is_run = quiet
                     cell.count += 1
                     task.vm = file.vm
@@ -174,6 +175,7 @@ class Resolver:
 
     def _out(self) -> list[Event]:
         out = self.world.out
-        if out:
-            self.world.out = []
+        if not out:
+            return []
+        self.world.out = []
         return out

@@ -16,7 +16,7 @@ from replay.sources.strace_lexer import StraceLexer
 from replay.sources.syscalls import ENTER, EXIT, AttachLine, Record, SignalLine, Syscall
 
 _TID: Final = re.compile(r"^(?:\[pid +)?(\d{1,7})(?=[ <\]])", re.MULTILINE)
-_KEYS: Final = ("clone", "fork", "SIGCHLD", " attached", "KVM_CHECK_EXTENSION", " 0xae03,")
+_KEYS: Final = ("clone", "fork", "execve", "SIGCHLD", " attached", "KVM_CHECK_EXTENSION", " 0xae03,")
 _RELEASE: Final = re.compile(r'uname\(\{sysname="Linux",[^}]*\brelease="([^"]{1,128})"')
 _CREATE: Final = ("KVM_CREATE_VM", " 0xae01")
 _USE: Final = ("anon_inode:kvm-v", "KVM_RUN", "KVM_SET_USER_MEMORY_REGION", " 0xae80", " 0x4020ae46", "0xae, 0x49, 0xa0")
@@ -115,6 +115,8 @@ class Scanner:
         if isinstance(record, Syscall):
             if record.name in MAKERS:
                 self._maker(record, by_time=by_time)
+            elif record.name.startswith("execve"):
+                self._builder.executed.add(record.tid)
             elif record.name == "ioctl" and record.stage & EXIT:
                 self._capability(record)
         elif isinstance(record, SignalLine):

@@ -12,7 +12,7 @@ _KIND_TEXT_MAX: Final = 128
 
 
 @attrs.define
-class _Cell:
+class Cell:
     """How often one kind was met, and where first."""
 
     count: int
@@ -29,7 +29,12 @@ class Tally:
     1
     """
 
-    _cells: dict[tuple[str, str], _Cell] = attrs.field(factory=dict)
+    _cells: dict[tuple[str, str], Cell] = attrs.field(factory=dict)
+
+    def cell(self, first: str, kind: str, severity: str) -> Cell:
+        """Return the cell of a kind, for loops that count by themselves; it counts nothing yet when it is new."""
+        self.add(first, kind, severity, 0)
+        return self._cells.get((severity, kind[:_KIND_TEXT_MAX])) or self._cells[severity, "other kinds"]
 
     def add(self, first: str, kind: str, severity: str = "unknown", count: int = 1) -> None:
         """Count one more of a kind; `first` ("file:line") is kept of the first one only."""
@@ -39,7 +44,7 @@ class Tally:
             key = (severity, "other kinds")
             cell = self._cells.get(key)
         if cell is None:
-            self._cells[key] = _Cell(count, first)
+            self._cells[key] = Cell(count, first)
         else:
             cell.count += count
 

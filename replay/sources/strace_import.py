@@ -1,0 +1,183 @@
+"""Import strace text as a stream of events: the first pass, the merge of -ff files, the resolver, and what it all lacks."""
+
+import heapq
+import re
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Final
+
+import attrs
+
+from replay.errors import EmptyError, TraceOptionError
+from replay.events import Event
+from replay.header import Header, Machine, SourceFile, Tool, Trailer
+from replay.runs import Item
+from replay.sources.files import Input, text_blocks, text_lines
+from replay.sources.ioctls import KVM_CREATE_VM
+from replay.sources.processes import Resolver
+from replay.sources.strace_args import ioctl_args
+from replay.sources.strace_lexer import StraceLexer
+from replay.sources.strace_scan import Scanner, ScanResult
+from replay.sources.syscalls import Record, Syscall
+from replay.sources.tally import Tally
+
+FORMAT: Final = "strace"
+_SUFFIX_TID: Final = re.compile(r"\.(\d{1,7})(?:\.(?:zst|gz|xz))?$")
+_PROBE_LINES: Final = 400
+_CALLS_TO_JUDGE: Final = 2
+_END_OF_TIME_NS: Final = 1 << 62
+
+
+@attrs.define
+class _Part:
+    """One file of a run: its input, the tid of all its lines (-ff), its lexer once it is being read."""
+
+    source: Input
+    tid: int = 0
+    lexer: StraceLexer | None = None
+
+
+class StraceImport:
+    """A stream (`replay.stream.Stream`) over strace text: one file, or the files NAME.TID that -ff writes for one run.
+
+    Reads each input twice. Raises TraceOptionError for text that can not be replayed (-c, -ff without times), EmptyError for
+    one without any call, DecompressionError and UnreadableError as the inputs do. One line that is not understood is counted,
+    not raised: strace's output may be mixed with its program's.
+    """
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        many = len(inputs) > 1
+        parts = [_Part(source, _tid_of_name(source.name) if many else 0) for source in inputs]
+        self._parts = sorted(parts, key=lambda part: (part.tid, part.source.name)) if many else parts
+        self._tally = Tally()
+        self._scan: ScanResult | None = None
+        self._resolver: Resolver | None = None
+        self._events = 0
+        self._vms_created = 0
+        self._clock = "none"
+        self._with_times = False
+
+    @property
+    def header(self) -> Header:
+        """What the first pass found: the machine, the clock, the sources."""
+        scan = self.scan()
+        return Header(
+            machine=Machine(**scan.facts),
+            clock=self._clock,
+            tools=(Tool(name="strace"),),
+            sources=tuple(SourceFile(name=part.source.name[-255:], format=FORMAT) for part in self._parts),
+            provenance="imported from strace text",
+            complete_start=scan.complete_start,
+        )
+
+    def scan(self) -> ScanResult:
+        """Return the first pass, made when first asked for."""
+        if self._scan is None:
+            self._probe()
+            scanner = Scanner()
+            for index, part in enumerate(self._parts):
+                with part.source.open() as stream:
+                    scanner.scan(text_blocks(stream), tid=part.tid, file=index, by_time=len(self._parts) > 1)
+            self._scan = scanner.finish()
+        return self._scan
+
+    @property
+    def resolver(self) -> Resolver:
+        """The resolver that `items` uses; for merges, which ask it which VM a thread works for."""
+        if self._resolver is None:
+            names = tuple(part.source.name for part in self._parts)
+            self._resolver = Resolver(self.scan(), tally=self._tally, names=names)
+        return self._resolver
+
+    def items(self) -> Iterator[Item]:
+        """Yield events in order of the lines that complete them; see `replay.sources.syscalls`."""
+        resolver = self.resolver
+        for record in self.records():
+            for event in resolver.feed(record):
+                self._events += 1
+                yield event
+        for event in resolver.end():
+            self._events += 1
+            yield event
+        self._judge()
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records of all files, in order of lines, of several files in order of time."""
+        self.scan()
+        if len(self._parts) == 1:
+            with self._parts[0].source.open() as stream:
+                yield from self._lexer(0, stream)
+            return
+        streams = [part.source.open() for part in self._parts]
+        try:
+            yield from heapq.merge(*(self._timed(i, s) for i, s in enumerate(streams)), key=_merge_key)
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def trailer(self) -> Trailer:
+        """Return the counts, after `items`."""
+        return Trailer(events=self._events, counters=self._tally.counters())
+
+    def warnings(self) -> Sequence[str]:
+        """Return sentences about what the recording lacks, as far as it has been read."""
+        found = []
+        for counter in self._tally.counters():
+            if counter.severity == "lost":
+                found.append(f"{counter.first}: {counter.kind}")
+        return tuple(found)
+
+    def _lexer(self, index: int, stream: BinaryIO) -> StraceLexer:
+        part = self._parts[index]
+        part.lexer = StraceLexer(text_lines(stream), tid=part.tid, file=index, name=part.source.name, tally=self._tally)
+        return part.lexer
+
+    def _timed(self, index: int, stream: BinaryIO) -> Iterator[Record]:
+        """Yield the records of one file of -ff, each with a time."""
+        last_ns = 0
+        for record in self._lexer(index, stream):
+            time_ns = record.enter_ns if isinstance(record, Syscall) else record.time_ns
+            if time_ns is None:
+                if isinstance(record, Syscall):
+                    record.enter_ns = last_ns
+                else:
+                    record.time_ns = last_ns
+            else:
+                last_ns = time_ns
+            yield record
+
+    def _probe(self) -> None:
+        """Look at the first lines of each file: which clock, any call at all."""
+        clocks = set()
+        calls = 0
+        summary = False
+        for part in self._parts:
+            lexer = StraceLexer(part.source.head().decode("latin-1").split("\n")[:_PROBE_LINES], tid=part.tid)
+            records = sum(1 for _ in lexer)
+            calls += lexer.calls + records
+            summary = summary or lexer.summary
+            if records:
+                clocks.add(lexer.stamps.clock)
+        self._clock = clocks.pop() if len(clocks) == 1 else "none"
+        name = self._parts[0].source.name
+        if summary and not calls:
+            advice = "record without -c, for example: strace -f -ttt -y -e trace=%desc,%process -o FILE COMMAND"
+            raise TraceOptionError("is a table of counts (strace -c)", where=name, expected="lines of calls", advice=advice)
+        if len(self._parts) > 1 and self._clock not in {"realtime", "time of day"}:
+            advice = "record with -ttt, or with -f into one file instead of -ff"
+            raise TraceOptionError("several files without a common clock", where=name, expected="times in them", advice=advice)
+
+    def _judge(self) -> None:
+        """Say at the end what an option must have hidden."""
+
+
+def _tid_of_name(name: str) -> int:
+    found = _SUFFIX_TID.search(name)
+    if found is None:
+        advice = "give one strace file, or only the files NAME.TID of one strace -ff"
+        raise TraceOptionError("does not end in a thread id", where=name, expected="a file of strace -ff", advice=advice)
+    return int(found[1])
+
+
+def _merge_key(record: Record) -> tuple[int, int, int]:
+    time_ns = record.enter_ns if isinstance(record, Syscall) else record.time_ns
+    return (_END_OF_TIME_NS if time_ns is None else time_ns, record.file, record.line)
