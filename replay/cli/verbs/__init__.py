@@ -3,8 +3,9 @@
 from typing import Final
 
 from replay.cli.verb import Verb
+from replay.cli.verbs.compare import COMPARE
 from replay.cli.verbs.dump import DUMP
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.info import INFO
 
-VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP)
+VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE)

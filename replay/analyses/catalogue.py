@@ -1,0 +1,218 @@
+"""Explain divergences: each rule of the catalogue with its sentence and its kernel source.
+
+The D numbers are stable names; recordings/catalogue/ has a small recording for each. Rows under which the policies behave
+alike are in `AGREEMENTS`: knowing that they do is worth as much.
+"""
+
+from typing import Final
+
+import attrs
+
+_PT: Final = "arch/x86/kvm/mmu/page_track.c"
+_MERGE: Final = 'a364c014a2c1 ("kvm/x86: allocate the write-tracking metadata on-demand", 6.9)'
+
+
+@attrs.frozen
+class Rule:
+    """One row of the catalogue: what it means, and where the kernel does it."""
+
+    title: str
+    explanation: str
+    source: str
+
+
+RULES: Final[dict[str, Rule]] = {
+    "D1": Rule(
+        "write tracking allocated with the memslot, and never needed",
+        "Eager allocates gfn_write_track, 2 bytes a guest page, with the memslot; on-demand does so only when a notifier is "
+        "registered or a shadow root is loaded, which did not happen while the slot lived.",
+        f"{_PT} kvm_page_track_create_memslot() [6.1, 6.12]; {_MERGE}",
+    ),
+    "D2": Rule(
+        "allocation moved to the first notifier registration",
+        "On-demand allocates the arrays of all slots inside kvm_page_track_register_notifier(): from here on both lanes have them. "
+        "They are charged to the task that opens the vGPU and zeroed there, under slots_arch_lock.",
+        f"{_PT} kvm_enable_external_write_tracking() [6.12]; {_MERGE}",
+    ),
+    "D5": Rule(
+        "allocation moved to the first shadow root",
+        "On-demand allocates the arrays, with the rmaps, when the first shadow root is loaded: inside KVM_RUN, charged to the vCPU.",
+        "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc() [6.1, 6.12]",
+    ),
+    "D7": Rule(
+        "-ENOMEM moved",
+        "The allocation that fails in KVM_SET_USER_MEMORY_REGION under eager is made later under on-demand: the memslot is created, and "
+        "the failure comes from opening the vGPU or from KVM_RUN, where userspace can retry.",
+        f"arch/x86/kvm/x86.c kvm_alloc_memslot_metadata(); {_PT} kvm_page_track_register_notifier() [6.12]; {_MERGE}",
+    ),
+    "D8": Rule(
+        "arrays kept after a failed registration",
+        "A registration that runs out of memory keeps the arrays that it made, in id-hash order, and sets no flag; the next "
+        "registration allocates only the rest. They are freed with their slots.",
+        f"{_PT} kvm_enable_external_write_tracking() [6.12]",
+    ),
+    "D9": Rule(
+        "arrays kept after a failed first shadow root",
+        "A first shadow root that runs out of memory keeps what earlier slots got: rmaps alone under eager, rmaps and write tracking "
+        "under on-demand. The next KVM_RUN goes on there.",
+        "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc() [6.1, 6.12]",
+    ),
+    "D10": Rule(
+        "slot created after a failed registration",
+        "The failed registration left write tracking disabled under on-demand, so a new slot gets no array, beside older ones that "
+        "have theirs; the next registration covers it.",
+        f"{_PT} kvm_page_track_write_tracking_enabled() [6.12]",
+    ),
+    "D11": Rule(
+        "tracking without a registration kills the VM",
+        "kvm_write_track_add_gfn() finds write tracking disabled: KVM_BUG_ON marks the VM dead, the call still returns 0, and every later "
+        "ioctl is -EIO. Under eager the array is there and the gfn is tracked. No in-tree user does this: it is a driver bug that "
+        "only on-demand turns into a dead VM.",
+        f"{_PT} __kvm_write_track_add_gfn() KVM_BUG_ON [6.6 and later]; seen on 6.12.117",
+    ),
+    "D12": Rule(
+        "removal without a registration kills the VM",
+        "Removing a gfn that was never added only warns under eager (the count stays 0); under on-demand without a registration it is "
+        "KVM_BUG_ON, and the VM is dead.",
+        f"{_PT} __kvm_write_track_remove_gfn() KVM_BUG_ON [6.6 and later]; seen on 6.12.117",
+    ),
+    "D14": Rule(
+        "MOVE with a registered notifier",
+        "Up to 6.5 KVM lets a memslot be moved and tells notifiers to drop what they track in it; from 6.6 on the MOVE is -EINVAL.",
+        "arch/x86/kvm/x86.c kvm_arch_prepare_memory_region() kvm_page_track_has_external_user() [6.6 and later]; 6.1 has no such check",
+    ),
+    "D16": Rule(
+        "write tracking carried through a MOVE",
+        "A MOVE allocates fresh arrays before it frees the old ones: eager has write tracking twice for a moment, on-demand not at all.",
+        "virt/kvm/kvm_main.c kvm_set_memslot(), arch/x86/kvm/x86.c kvm_arch_commit_memory_region() [6.1, 6.12]",
+    ),
+    "D17": Rule(
+        "tracking dropped by a memslot change that failed",
+        "Up to 6.5 notifiers are told to drop a slot's tracking before prepare can fail: the slot survives, its tracking does not.",
+        f"{_PT} kvm_page_track_flush_slot() [6.1]; virt/kvm/kvm_main.c kvm_set_memslot()",
+    ),
+    "D19": Rule(
+        "internal memslots",
+        "KVM's own slots (TSS, identity map, APIC access page), once an address space, get write tracking under eager: one page each. A "
+        "failure in the second address space leaves the first slot behind, and a retry is -EEXIST.",
+        "arch/x86/kvm/x86.c __x86_set_memory_region() [6.1, 6.12]",
+    ),
+    "D23": Rule(
+        "registration from another mm",
+        "From 6.6 on registration is refused with -ESRCH before anything is allocated; up to 6.5 KVM does not check.",
+        f"{_PT} kvm_page_track_register_notifier() [6.6 and later]",
+    ),
+    "D25": Rule(
+        "two registrations at once",
+        "Two first registrations overlap in time: one allocates under slots_arch_lock, the other waits and finds the flag set. Both link "
+        "their nodes; nothing is allocated twice.",
+        f"{_PT} kvm_enable_external_write_tracking() [6.12]",
+    ),
+    "D28": Rule(
+        "another memory cgroup pays",
+        "The arrays are charged to the task that allocates them: the caller of KVM_SET_USER_MEMORY_REGION under eager, the task that opens "
+        "the vGPU or runs the vCPU under on-demand. Limits and the OOM killer's choice move with it.",
+        "mm/vmalloc.c GFP_KERNEL_ACCOUNT, __vcalloc() callers [6.1, 6.12]",
+    ),
+    "D31": Rule(
+        "write tracking allocated anew at each re-creation",
+        "The memslot is deleted and created again and again: eager allocates, zeroes and frees its write tracking each time, on-demand never.",
+        f"{_PT} kvm_page_track_create_memslot() [6.1, 6.12]",
+    ),
+    "D32": Rule(
+        "memslot too large for its write tracking",
+        "One array of 2 bytes a page is larger than all memory, so eager can not create the memslot; on-demand can, until something "
+        "enables write tracking.",
+        "mm/vmalloc.c __vmalloc_node_range() pages > totalram_pages() [6.1, 6.12]",
+    ),
+    "D36": Rule(
+        "stale slot copy (candidate H1)",
+        "While a flags change, DELETE or MOVE waits for readers, a first registration or shadow root can allocate the array of the new slot "
+        "copy only; a vCPU that still holds the old copy then finds write tracking enabled and a NULL array. Found by reading and by a "
+        "small model of the protocol, not reported in the field. Eager is immune: the array is always there.",
+        f"virt/kvm/kvm_main.c kvm_swap_active_memslots(), {_PT} kvm_gfn_is_write_tracked() [6.12]",
+    ),
+    "H3": Rule(
+        "MOVE beside a registration (candidate)",
+        "The check for external users in a MOVE takes no lock and a node is linked after slots_arch_lock is dropped, so a MOVE can "
+        "complete with a node attached: its counters are lost and a later removal underflows. Under on-demand the first registration "
+        "waits for the MOVE.",
+        "arch/x86/kvm/x86.c kvm_arch_prepare_memory_region() [6.6 and later]; seen on 6.12.117",
+    ),
+    "": Rule("unexplained", "No rule of the catalogue explains it: please report the recording.", "none"),
+}
+"""Rules for findings, by catalogue row."""
+
+AGREEMENTS: Final[dict[str, Rule]] = {
+    "D3": Rule(
+        "memslot created while a notifier is registered",
+        "write tracking is enabled in every lane, so the slot gets its array with it",
+        f"{_PT} kvm_page_track_create_memslot()",
+    ),
+    "D4": Rule(
+        "memslot created after the last notifier left",
+        "write tracking stays enabled in every lane (the flag is sticky under on-demand): nobody gets the memory back",
+        f"{_PT} kvm_page_track_unregister_notifier()",
+    ),
+    "D6": Rule(
+        "first shadow root after a registration",
+        "the root allocates rmaps only, write tracking is there already",
+        "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc()",
+    ),
+    "D13": Rule(
+        "removal after the last notifier left",
+        "the count goes down in every lane: write tracking stays enabled. KVMGT itself would be refused with -ESRCH",
+        f"{_PT} kvm_write_track_remove_gfn(); drivers/gpu/drm/i915/gvt/kvmgt.c",
+    ),
+    "D15": Rule(
+        "MOVE of a slot with live counts",
+        "the counts are lost in every lane: a MOVE makes a new zeroed array",
+        "arch/x86/kvm/x86.c kvm_arch_prepare_memory_region()",
+    ),
+    "D18": Rule(
+        "registration with slots in both address spaces",
+        "every slot of address space 0, then of 1, has its array afterwards in every lane; external users only ever touch address space 0",
+        f"{_PT} kvm_enable_external_write_tracking()",
+    ),
+    "D20": Rule(
+        "flags change",
+        "the new slot object shares the arrays in every lane: no byte differs",
+        "arch/x86/kvm/x86.c kvm_arch_prepare_memory_region() KVM_MR_FLAGS_ONLY",
+    ),
+    "D21": Rule(
+        "READONLY or GUEST_MEMFD memslot",
+        "the array is allocated by the same rule as for any other slot; toggling the flag is -EINVAL in every lane",
+        "virt/kvm/kvm_main.c __kvm_set_memory_region()",
+    ),
+    "D22": Rule(
+        "is a gfn tracked? asked before anything is enabled",
+        "the answer is no in every lane, whether the array is there or not",
+        f"{_PT} kvm_gfn_is_write_tracked()",
+    ),
+    "D23": Rule(
+        "registration from another mm",
+        "-ESRCH in every lane, before anything is allocated",
+        f"{_PT} kvm_page_track_register_notifier() [6.6 and later]",
+    ),
+    "D26": Rule(
+        "two-dimensional paging is off (tdp=0)",
+        "every VM is shadow-paged, so write tracking is enabled from the start and every lane allocates it with each memslot",
+        f"{_PT} kvm_page_track_write_tracking_enabled()",
+    ),
+    "D27": Rule(
+        "CONFIG_KVM_EXTERNAL_WRITE_TRACKING=n",
+        "no external user can exist, so the lanes evaluate the same expression: shadow root or not tdp",
+        f"{_PT} kvm_page_track_write_tracking_enabled()",
+    ),
+    "D34": Rule(
+        "memslot created after the first shadow root",
+        "the flag is sticky in every lane, so the slot gets rmaps and write tracking with it",
+        "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc()",
+    ),
+    "D35": Rule(
+        "SMM read of a gfn tracked in address space 0",
+        "whether the other address space is looked at depends on the release, not on the policy: every lane answers alike",
+        f"{_PT} kvm_gfn_is_write_tracked(); 0f38453cdb2e and its backports 6.1.187, 6.6.156, 6.12.108, 6.18.49",
+    ),
+}
+"""Rules for places where the lanes agree although one might not expect it."""

@@ -1,0 +1,266 @@
+"""Check the model against a recording: replay the recorded kernel's own lane and compare every recorded result and observation.
+
+A result that the model takes from the recording is no check, and neither is anything behind a loss: such facts are counted
+with their reason. Zero checks is never a pass.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason
+from replay.analyses.check_state import AREAS, SITES, Compared, Window, compare_areas, compare_state, shadow_settled
+from replay.engine.lane import Lane, results_agree
+from replay.events import (
+    DirtyLogClear,
+    DirtyLogGet,
+    Event,
+    GuestMemfdCreate,
+    IrqchipCreate,
+    Lost,
+    MemslotSet,
+    Observe,
+    Opaque,
+    VcpuCreate,
+    VmAttach,
+    VmCreate,
+    VmEnableCap,
+)
+from replay.kvm.machine import Outcome
+from replay.kvm.memory_region import CHECKS
+from replay.kvm.policies import policy_for, policy_named
+from replay.kvm.profile import profile_of
+from replay.kvm.uapi import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+from replay.runs import ACCOUNT, GUEST_WRITE, HOT_CLASSES, QUERY, Run
+from replay.stream import Stream
+from replay.units import ret_text
+
+RESULTS: Final = "results of calls"
+GFN_RESULTS: Final = "results of adds, removes and queries"
+
+BORROWED: Final = "the model takes this result from the recording"
+UNATTRIBUTED: Final = "an allocation failed and nothing recorded says why"
+ATTACHED: Final = "the VM was made before the recording began"
+OPAQUE: Final = "a call before it did not show its arguments"
+SKIPPED: Final = "can not happen under this profile"
+
+
+def check(stream: Stream, overrides: Mapping[str, Any] | None = None, *, policy: str | None = None) -> CheckReport:
+    """Replay a stream in the lane of the kernel that it was recorded on, and compare.
+
+    overrides: facts of the profile that take the place of the header's. policy: its name, for a kernel whose release does not
+    tell it (a distribution's patch). Raises RecordingError, SourceError, EventError or ProfileError.
+    """
+    return Checker(stream, overrides or {}, policy).run()
+
+
+class Checker:
+    """The state of one check; use `check()`."""
+
+    def __init__(self, stream: Stream, overrides: Mapping[str, Any], policy: str | None) -> None:
+        machine = stream.header.machine
+        profile = profile_of(machine, overrides)
+        self._stream = stream
+        self._release = str(profile.release) if machine.kernel_release is not None or "release" in overrides else ""
+        self._policy = policy_named(policy, profile.release) if policy else policy_for(profile.release)
+        self._lane = Lane("recorded", self._policy, profile, factual=True, recorded_tdp=machine.tdp)
+        self._window = Window()
+        self._vms: set[int] = set()
+        self._unknown: dict[int | None, str] = {}
+        self._dark: dict[int | None, str] = {}
+        self._facets: dict[str, list[int]] = {}
+        self._reasons: dict[str, list[int]] = {}
+        self._mismatches: list[Mismatch] = []
+        self._events = 0
+
+    def run(self) -> CheckReport:
+        """Read the stream to its end and return the report."""
+        for item in self._stream.items():
+            if isinstance(item, Run):
+                self._run(item)
+            else:
+                self._event(item)
+        return self._report()
+
+    def _event(self, event: Event) -> None:
+        number = self._events
+        self._events += 1
+        if isinstance(event, Observe):
+            self._observe(event, number)
+            return
+        self._note_unknown(event)
+        dead = self._dead(event)
+        outcome = self._lane.step(event, number)
+        vm: int | None = getattr(event, "vm", None)
+        if vm is not None:
+            self._vms.add(vm)
+        recorded: int | None = getattr(event, "ret", None)
+        if outcome is not None:
+            self._window.add(outcome.taken, outcome.freed)
+        if recorded is None or isinstance(event, Opaque):
+            return
+        if outcome is None:
+            self._skip(SKIPPED, number)
+        elif outcome.ret is not None:
+            self._result(event, number, recorded, outcome, dead=dead)
+
+    def _note_unknown(self, event: Event) -> None:
+        if isinstance(event, VmAttach):
+            self._unknown.setdefault(event.vm, ATTACHED)
+        elif isinstance(event, Opaque) and (event.ret is None or event.ret >= 0):
+            self._unknown.setdefault(event.vm, OPAQUE)
+        elif isinstance(event, Lost):
+            (self._dark if event.affects == "shadow_pages" else self._unknown).setdefault(event.vm, f"lost: {event.what}"[:256])
+
+    def _dead(self, event: Event) -> bool:
+        vm = self._lane.machine.vms.get(getattr(event, "vm", -1))
+        return bool(getattr(event, "foreign_mm", False)) or (vm is not None and vm.vm_bugged)
+
+    def _why_unknown(self, vm: int | None) -> str:
+        return self._unknown.get(vm) or self._unknown.get(None, "")
+
+    def _result(self, event: Event, number: int, recorded: int, outcome: Outcome, *, dead: bool) -> None:
+        assert outcome.ret is not None
+        reason = self._why_unknown(getattr(event, "vm", None))
+        if not reason and self._lane.unattributed[-1:] == [number]:
+            reason = UNATTRIBUTED
+        agrees = results_agree(recorded, outcome.ret)
+        if not reason and agrees and not dead and borrowed(event, outcome, self._lane):
+            reason = BORROWED
+        if not reason and self._lane.machine.policy.register_checks_mm is False and event.KIND == "notifier.register":
+            reason = "the function is void before 6.6"
+        rule, source = rule_of(event, outcome)
+        row = Compared(RESULTS, event.KIND, ret_text(min(outcome.ret, 0)), ret_text(min(recorded, 0)), source, reason)
+        self._compare(row, event, number, rule)
+
+    def _run(self, run: Run) -> None:
+        first = self._events
+        self._events += len(run)
+        outcome = self._lane.fold(run, first)
+        self._vms.update(run.vm)
+        for row, recorded in enumerate(run.ret):
+            kind = run.kind[row]
+            if recorded is None or kind >= ACCOUNT or kind == GUEST_WRITE:
+                continue
+            model = outcome.rets.get(row, 0)
+            cls = HOT_CLASSES[kind]
+            if kind == QUERY:
+                expected, observed = str(model), str(recorded)
+            else:
+                expected, observed = ret_text(min(model, 0)), ret_text(min(recorded, 0))
+            reason = self._why_unknown(run.vm[row])
+            compared = Compared(GFN_RESULTS, cls.KIND, expected, observed, _source_of(cls), reason)
+            if compared.agrees and not reason:
+                self._count(GFN_RESULTS, agrees=True)
+            else:
+                self._compare(compared, run.event_at(row), first + row, "")
+
+    def _observe(self, event: Observe, number: int) -> None:
+        if event.areas is not None:
+            self._areas(event, number)
+        vm = None if event.vm is None else self._lane.machine.vms.get(event.vm)
+        if event.state is not None:
+            reason = self._why_unknown(event.vm)
+            if vm is None:
+                self._skip("the VM is not there", number)
+            else:
+                dark = self._dark.get(event.vm) or self._dark.get(None, "")
+                for row in compare_state(vm, event.state, dark=dark):
+                    self._compare(attrs.evolve(row, reason=reason or row.reason), event, number, "")
+        self._window = Window()
+        self._vms = set()
+
+    def _areas(self, event: Observe, number: int) -> None:
+        assert event.areas is not None
+        for area in event.areas:
+            if area.site not in SITES:
+                self._skip(f"allocations of {area.site} are not modelled", number)
+        row = compare_areas(self._window, event.areas)
+        if row is None:
+            return
+        reasons = [self._why_unknown(vm) or self._unsettled(vm) for vm in sorted(self._vms)] or [self._why_unknown(None)]
+        reason = next((found for found in reasons if found), "")
+        self._compare(attrs.evolve(row, reason=reason), event, number, "")
+
+    def _unsettled(self, number: int) -> str:
+        vm = self._lane.machine.vms.get(number)
+        dark = self._dark.get(number) or self._dark.get(None, "")
+        return dark if dark and (vm is None or not shadow_settled(vm)) else ""
+
+    def _compare(self, row: Compared, event: Event, number: int, rule: str) -> None:
+        if row.reason:
+            self._skip(row.reason, number)
+            return
+        self._count(row.facet, agrees=row.agrees)
+        if not row.agrees and len(self._mismatches) < MISMATCHES_MAX:
+            self._mismatches.append(
+                Mismatch(
+                    event=number,
+                    line=None if event.source is None else event.source.line,
+                    vm=getattr(event, "vm", None),
+                    what=row.what,
+                    expected=row.expected,
+                    observed=row.observed,
+                    rule=rule,
+                    source=row.source,
+                )
+            )
+
+    def _count(self, facet: str, *, agrees: bool) -> None:
+        cells = self._facets.setdefault(facet, [0, 0])
+        cells[0] += 1
+        cells[1] += agrees
+
+    def _skip(self, reason: str, number: int) -> None:
+        self._reasons.setdefault(reason, [0, number])[0] += 1
+
+    def _report(self) -> CheckReport:
+        checked = sum(cells[0] for cells in self._facets.values())
+        agreed = sum(cells[1] for cells in self._facets.values())
+        return CheckReport(
+            policy=self._policy.name,
+            release=self._release,
+            assumed=self._lane.profile.assumed,
+            events=self._events,
+            checked=checked,
+            agreed=agreed,
+            not_checkable=sum(cells[0] for cells in self._reasons.values()),
+            mismatch_count=checked - agreed,
+            facets=tuple(Facet(name=name, checked=c[0], agreed=c[1]) for name, c in sorted(self._facets.items())),
+            reasons=tuple(Reason(reason=name, count=c[0], first_event=c[1]) for name, c in sorted(self._reasons.items())),
+            mismatches=tuple(self._mismatches),
+        )
+
+
+def borrowed(event: Event, outcome: Outcome, lane: Lane) -> bool:
+    """Tell whether the model gave a result because the recording says so: what it depends on is not modelled."""
+    if isinstance(event, (VmCreate, VcpuCreate, IrqchipCreate)):
+        return True
+    if isinstance(event, GuestMemfdCreate):
+        return lane.profile.release.at_least(6, 8)
+    if isinstance(event, VmEnableCap):
+        return event.cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+    if isinstance(event, (DirtyLogGet, DirtyLogClear)):
+        return event.slot is None
+    return isinstance(event, MemslotSet) and outcome.why == "guest_memfd bind"
+
+
+def rule_of(event: Event, outcome: Outcome) -> tuple[str, str]:
+    """Return the rule behind a result, and where the kernel has it."""
+    source = next((row.source for row in CHECKS if row.name == outcome.why), "")
+    return outcome.why or outcome.change, source or _source_of(type(event))
+
+
+def _source_of(cls: type[Event]) -> str:
+    """Return the place in the kernel that an event's docstring names."""
+    _head, _mark, source = (cls.__doc__ or "").partition("Source: ")
+    return " ".join(source.split()).rstrip(".")[:512]
+
+
+def sites_checked() -> Iterator[str]:
+    """Yield the allocation sites that the model knows, sorted; areas of others are counted, not compared."""
+    yield from sorted(SITES)
+
+
+__all__ = ["AREAS", "CheckReport", "Checker", "check", "sites_checked"]

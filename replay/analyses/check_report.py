@@ -1,0 +1,69 @@
+"""Hold what `check` found: how much of a recording the model was held against, and where the kernel contradicts it."""
+
+from typing import Final
+
+import attrs
+
+from replay.events.base import text, uint, values
+
+MISMATCHES_MAX: Final = 1000
+"""Most mismatches that are kept; all of them are counted."""
+
+AGREES: Final = 0
+CONTRADICTED: Final = 1
+CANNOT_TELL: Final = 3
+
+
+@attrs.frozen(kw_only=True)
+class Facet:
+    """One kind of fact that the model was held against."""
+
+    name: str = text("what was compared", length_max=64)
+    checked: int = uint("comparisons made")
+    agreed: int = uint("comparisons in which model and kernel agree")
+
+
+@attrs.frozen(kw_only=True)
+class Reason:
+    """Why something recorded could not be compared."""
+
+    reason: str = text("the reason", length_max=256)
+    count: int = uint("how many facts it kept from being compared")
+    first_event: int = uint("number of the first such event")
+
+
+@attrs.frozen(kw_only=True)
+class Mismatch:
+    """One fact in which the recorded kernel contradicts the model."""
+
+    event: int = uint("number of the event, from 0")
+    line: int | None = uint("line of the trace that it was read from", optional=True)
+    vm: int | None = uint("VM that it speaks of", bits=32, optional=True)
+    what: str = text("what was compared", length_max=256)
+    expected: str = text("what the model says", length_max=4096)
+    observed: str = text("what the kernel did", length_max=4096)
+    rule: str = text("the rule of the model that says so", length_max=256)
+    source: str = text("where the kernel has that rule", length_max=512)
+
+
+@attrs.frozen(kw_only=True)
+class CheckReport:
+    """The answer of `check`. checked = agreed + mismatches; zero checks is never a pass."""
+
+    policy: str = text("policy that was checked", length_max=64)
+    release: str = text("kernel release that was checked, empty: not known", length_max=128)
+    assumed: tuple[str, ...] = attrs.field(default=())
+    events: int = uint("events replayed")
+    checked: int = uint("comparisons made")
+    agreed: int = uint("comparisons in which model and kernel agree")
+    not_checkable: int = uint("recorded facts that could not be compared")
+    mismatch_count: int = uint("comparisons in which they do not agree")
+    facets: tuple[Facet, ...] = values("comparisons by kind", Facet, length_max=64)
+    reasons: tuple[Reason, ...] = values("why facts could not be compared", Reason, length_max=1024)
+    mismatches: tuple[Mismatch, ...] = values("the first mismatches", Mismatch, length_max=MISMATCHES_MAX)
+
+    def status(self) -> int:
+        """Return 0 when all agree, 1 when the kernel contradicts the model, 3 when nothing can be said."""
+        if not self.checked or not self.release:
+            return CANNOT_TELL
+        return CONTRADICTED if self.mismatch_count else AGREES

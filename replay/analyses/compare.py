@@ -1,0 +1,206 @@
+"""Replay one recording through several lanes and report every divergence: the main job.
+
+The first lane is the reference; each other lane is held against it. Memory grows with what lives in the VMs and with the
+findings, never with the recording.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from replay.analyses.agreements import Agreements
+from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonReport, LaneReport, PairReport, bytes_of
+from replay.analyses.exposure import ExposureTally
+from replay.analyses.findings import CLASSES, ClassCount, strength
+from replay.analyses.hazards import Hazards
+from replay.analyses.pair import Pair
+from replay.analyses.uncertainty import Doubts
+from replay.analyses.verdict import conclude
+from replay.engine.lane import Lane
+from replay.engine.lockstep import RunStep, Step, lockstep
+from replay.errors import EmptyError
+from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, VmAttach, VmCreate
+from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
+from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item
+from replay.stream import Stream
+
+
+@attrs.define
+class _Census:
+    """What the recording holds of the things that matter for write tracking."""
+
+    events: int = 0
+    vms: int = 0
+    registrations: int = 0
+    shadow_roots: int = 0
+    external_changes: int = 0
+    shadow_pages: int = 0
+    memslot_calls: int = 0
+
+    def step(self, event: Event) -> None:
+        """Count one structural event."""
+        self.events += 1
+        self.vms += isinstance(event, (VmCreate, VmAttach))
+        self.registrations += isinstance(event, NotifierRegister)
+        self.shadow_roots += isinstance(event, ShadowRootAlloc)
+        self.memslot_calls += isinstance(event, MemslotSet)
+
+    def run(self, step: RunStep) -> None:
+        """Count one run."""
+        kinds = list(step.run.kind)
+        self.events += len(kinds)
+        self.external_changes += kinds.count(ADD) + kinds.count(REMOVE)
+        self.shadow_pages += kinds.count(ACCOUNT) + kinds.count(UNACCOUNT)
+
+    def report(self) -> tuple[Count, ...]:
+        """Return the counts with the words of the report."""
+        return (
+            Count(name="memslot calls", count=self.memslot_calls),
+            Count(name="notifier registrations", count=self.registrations),
+            Count(name="shadow roots", count=self.shadow_roots),
+            Count(name="write-track changes by external users", count=self.external_changes),
+            Count(name="shadow pages created or zapped", count=self.shadow_pages),
+        )
+
+
+class Comparison:
+    """One comparison under way: take every step of a lockstep, then `report()`."""
+
+    def __init__(self, stream: Stream, lanes: Sequence[Lane]) -> None:
+        self._stream = stream
+        self.lanes = list(lanes)
+        header = stream.header
+        self._pairs = [Pair(lanes[0], other, header) for other in lanes[1:]]
+        self._hazards = [Hazards(pair.reference, pair.other, header, pair.take) for pair in self._pairs]
+        self._doubts = Doubts()
+        self._agreements = Agreements(lanes)
+        self._exposures = [ExposureTally() for _ in lanes]
+        self._checked = [0] * len(lanes)
+        self._census = _Census()
+
+    def step(self, step: Step | RunStep) -> None:
+        """Take one step."""
+        if isinstance(step, RunStep):
+            self._run(step)
+            return
+        self._census.step(step.event)
+        self._doubts.step(step)
+        self._agreements.step(step)
+        for index, (pair, hazards) in enumerate(zip(self._pairs, self._hazards, strict=True), 1):
+            pair.step(step, index)
+            hazards.step(step, index)
+        recorded = getattr(step.event, "ret", None) is not None
+        for index, outcome in enumerate(step.outcomes):
+            self._exposures[index].step(step.event.KIND, outcome)
+            self._checked[index] += recorded and outcome is not None and outcome.ret is not None
+
+    def _run(self, step: RunStep) -> None:
+        self._census.run(step)
+        self._doubts.run(step)
+        self._agreements.run(step)
+        for index, pair in enumerate(self._pairs, 1):
+            pair.run(step, index)
+        recorded = sum(ret is not None for ret in step.run.ret)
+        self._checked = [count + recorded for count in self._checked]
+
+    def report(self) -> CompareReport:
+        """Return the findings and the verdict. Raises EmptyError when the recording has no event."""
+        if not self._census.events:
+            raise EmptyError(
+                "the recording has no events", expected="at least one", advice="check what the recorder was told to record"
+            )
+        for pair in self._pairs:
+            pair.finish()
+        trailer, warnings = self._stream.trailer(), self._stream.warnings()
+        draft = CompareReport(
+            title=self._stream.header.title,
+            events=self._census.events,
+            vms=self._census.vms,
+            verdict="same",
+            sentence="",
+            never=self._census.report(),
+            lanes=tuple(self._lane(index) for index in range(len(self.lanes))),
+            pairs=tuple(_pair_report(pair) for pair in self._pairs),
+            agreements=self._agreements.finish(),
+            uncertainties=self._doubts.finish(self.lanes, trailer, warnings),
+        )
+        return conclude(draft)
+
+    def _lane(self, index: int) -> LaneReport:
+        lane = self.lanes[index]
+        tallies = lane.machine.allocator.tallies
+        assumed = {word.partition("=")[0] for word in lane.profile.assumed}
+        horizon = lane.horizon
+        return LaneReport(
+            name=lane.name,
+            policy=lane.policy.name,
+            factual=lane.factual,
+            profile=tuple(Fact(name=name, value=value, assumed=name in assumed) for name, value in lane.profile.facts().items()),
+            write_track=bytes_of(GFN_WRITE_TRACK, tallies[GFN_WRITE_TRACK]),
+            arrays=tuple(bytes_of(array, tallies[array]) for array in ARRAYS),
+            exposure=self._exposures[index].report(),
+            warnings=tuple(Count(name=name, count=count) for name, count in sorted(lane.machine.log.counts.items())),
+            skipped=tuple(Count(name=name, count=count) for name, count in sorted(lane.skipped.items())),
+            checked=self._checked[index],
+            horizon=None
+            if horizon is None
+            else HorizonReport(
+                event=horizon.event,
+                kind=horizon.kind,
+                recorded=horizon.recorded,
+                model=horizon.model,
+                why=horizon.why,
+                differing=lane.disagreement_count,
+            ),
+        )
+
+
+def _pair_report(pair: Pair) -> PairReport:
+    counts: dict[str, ClassCount] = {}
+    for finding in pair.findings:
+        name = finding.divergence
+        old = counts.get(name) or ClassCount(divergence=name, count=0, behind_horizon=0, first_event=finding.event)
+        behind = int(finding.behind_horizon)
+        counts[name] = attrs.evolve(old, count=old.count + 1 - behind, behind_horizon=old.behind_horizon + behind)
+    for name, (omitted,) in pair.counts.items():
+        counts[name] = attrs.evolve(counts[name], count=counts[name].count + omitted)
+    found = [name for name, count in counts.items() if count.count]
+    strongest = max(found, key=strength, default="")
+    above = [name for name in CLASSES if name not in found and (not strongest or strength(name) > strength(strongest))]
+    return PairReport(
+        reference=pair.reference.name,
+        other=pair.other.name,
+        strongest=strongest,
+        ruled_out=", ".join(above),
+        classes=tuple(counts[name] for name in CLASSES if name in counts),
+        findings=tuple(pair.findings),
+        findings_omitted=sum(omitted for (omitted,) in pair.counts.values()),
+    )
+
+
+def compare(stream: Stream, lanes: Sequence[Lane], *, paranoid: bool = False) -> CompareReport:
+    """Replay a stream through lanes and return what differs. Raises RecordingError, SourceError, EmptyError for bad input."""
+    comparison = Comparison(stream, lanes)
+    for step in lockstep(stream.items(), lanes, paranoid=paranoid):
+        comparison.step(step)
+    return comparison.report()
+
+
+def watched(items: Iterator[Item], stream: Stream) -> Stream:
+    """Return the stream with its items replaced, for progress displays that wrap them."""
+    return _Watched(items, stream)
+
+
+class _Watched:
+    """A stream whose items pass through somebody else's hands."""
+
+    def __init__(self, items: Iterator[Item], stream: Stream) -> None:
+        self._items = items
+        self._stream = stream
+        self.header = stream.header
+        self.trailer = stream.trailer
+        self.warnings = stream.warnings
+
+    def items(self) -> Iterator[Item]:
+        """Yield the watched items."""
+        return self._items

@@ -1,0 +1,56 @@
+"""Say which event is looked at: its number, kind and place in the trace."""
+
+from collections.abc import Callable
+
+import attrs
+
+from replay.events import Event
+from replay.events.base import Source
+from replay.header import Header
+from replay.units import ret_text
+
+
+@attrs.frozen
+class Where:
+    """An event as findings name it. pid: of the task that did it, None when not known."""
+
+    event: int
+    kind: str
+    place: str
+    vm: int | None = None
+    pid: int | None = None
+
+
+def place_of(header: Header, source: Source | None) -> str:
+    """Return 'file:line' of an event, empty when it is not known.
+
+    >>> place_of(Header(), None)
+    ''
+    """
+    if source is None:
+        return ""
+    name = header.sources[source.file].name if source.file < len(header.sources) else f"source {source.file}"
+    return f"{name}:{source.line}"
+
+
+def where(header: Header, event: Event, number: int) -> Where:
+    """Return how findings name an event."""
+    pid = None if event.task is None else event.task.pid
+    return Where(number, event.KIND, place_of(header, event.source), getattr(event, "vm", None), pid)
+
+
+Emit = Callable[..., None]
+
+
+def slot_text(as_id: int, slot: int) -> str:
+    """Name a memslot as kernel people do.
+
+    >>> slot_text(0, 3)
+    'slot 3 as 0'
+    """
+    return f"slot {slot} as {as_id}"
+
+
+def result_text(ret: int | None, why: str) -> str:
+    """Say a result with the check that gave it."""
+    return f"{ret_text(ret)} ({why})" if why else ret_text(ret)

@@ -1,0 +1,50 @@
+"""Compare one VM between two lanes in what every policy has: slots, counters, notifiers, whether it lives.
+
+Arrays are left out (replay.analyses.arrays follows them), and so is what only one policy has (the sticky flag).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from replay.kvm.vm import Vm
+
+
+def state_difference(a: Vm, b: Vm) -> dict[str, tuple[str, str]]:
+    """Return the fields that differ, in a fixed order, with both lanes' values in words; empty when nothing does.
+
+    Cost: proportional to the number of slots and of counters that are not zero.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, view in _VIEWS.items():
+        values = (view(a), view(b))
+        if values[0] != values[1]:
+            found[name] = (_words(values[0], values[1]), _words(values[1], values[0]))
+    return found
+
+
+def _slots(vm: Vm) -> list[str]:
+    return sorted(f"slot {s.id} as {s.as_id} gfn {s.base_gfn:#x} pages {s.npages} flags {s.flags}" for s in vm.slots())
+
+
+def _counts(vm: Vm) -> list[str]:
+    return [
+        f"as {slot.as_id} gfn {slot.base_gfn + index:#x} = {count}"
+        for slot in sorted(vm.slots(), key=lambda slot: slot.key)
+        for index, count in sorted(slot.arch.counts.items())
+    ]
+
+
+_VIEWS: Final[dict[str, Callable[[Vm], list[str]]]] = {
+    "vm_bugged": lambda vm: ["dead (vm_bugged)" if vm.vm_bugged else "alive"],
+    "slots": _slots,
+    "counts": _counts,
+    "notifiers": lambda vm: [f"node {node}" for node in vm.nodes],
+    "indirect_shadow_pages": lambda vm: [str(vm.indirect_shadow_pages)],
+}
+
+
+def _words(mine: list[str], theirs: list[str]) -> str:
+    """Say what one side has that the other has not, shortly."""
+    extra = [one for one in mine if one not in theirs]
+    shown = ", ".join(extra[:3]) or ("nothing" if theirs else "the same")
+    return shown + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")

@@ -1,0 +1,69 @@
+"""Turn findings and doubts into a verdict and its sentence."""
+
+from typing import Final
+
+import attrs
+
+from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport, PairReport
+from replay.analyses.findings import BYTES_ONLY, MEANINGS
+from replay.units import bytes_text
+
+_REASONS: Final = {
+    "D26": "tdp is off, so write tracking is enabled from the start in every lane (D26)",
+    "D27": "CONFIG_KVM_EXTERNAL_WRITE_TRACKING=n leaves the lanes the same expression (D27)",
+}
+
+
+def conclude(draft: CompareReport) -> CompareReport:
+    """Return the report with its verdict.
+
+    Cannot tell stands above divergence: what was found is true, but "nothing stronger" can not be claimed.
+    """
+    found = [pair for pair in draft.pairs if pair.strongest or any(c.behind_horizon for c in pair.classes)]
+    verdict = CANNOT_TELL if draft.uncertainties else DIVERGENCE if found else SAME
+    return attrs.evolve(draft, verdict=verdict, sentence=" ".join(_sentences(draft, found)))
+
+
+def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
+    lines = []
+    if draft.uncertainties:
+        first = draft.uncertainties[0]
+        more = len(draft.uncertainties) - 1
+        lines.append(f"Cannot tell for certain: {first.what}" + (f", and {more} more doubts." if more else "."))
+    by_name = {lane.name: lane for lane in draft.lanes}
+    lines.extend(_pair_sentence(pair, by_name) for pair in found)
+    if not found and draft.pairs:
+        lines.append(_same_sentence(draft))
+    return lines
+
+
+def _pair_sentence(pair: PairReport, lanes: dict[str, LaneReport]) -> str:
+    if not pair.strongest:
+        return f"{pair.reference} and {pair.other} differ only behind a horizon."
+    counted = next(count for count in pair.classes if count.divergence == pair.strongest)
+    saved = _saving(lanes[pair.reference], lanes[pair.other])
+    tail = f"; {pair.ruled_out.replace(', ', ', ')}: none found" if pair.ruled_out else ""
+    if pair.strongest == BYTES_ONLY:
+        return (
+            f"{pair.reference} and {pair.other} differ in bytes only: {saved}; nothing that userspace or a guest is told differs."
+        )
+    meaning = MEANINGS[pair.strongest]
+    return (
+        f"{pair.reference} and {pair.other}: {pair.strongest} ({meaning}), first at event {counted.first_event}{tail}; {saved}."
+    )
+
+
+def _saving(reference: LaneReport, other: LaneReport) -> str:
+    a, b = reference.write_track, other.write_track
+    return (
+        f"write tracking peaks at {bytes_text(a.nominal_peak_bytes)} under {reference.name} and at "
+        f"{bytes_text(b.nominal_peak_bytes)} under {other.name}"
+    )
+
+
+def _same_sentence(draft: CompareReport) -> str:
+    names = " and ".join(lane.name for lane in draft.lanes) if len(draft.lanes) < 3 else f"all {len(draft.lanes)} lanes"
+    reasons = [_REASONS[agreement.catalogue] for agreement in draft.agreements if agreement.catalogue in _REASONS]
+    if not reasons and all(not lane.write_track.allocations for lane in draft.lanes):
+        reasons = ["no memslot needed write tracking"]
+    return f"No divergence between {names}" + (f": {'; '.join(reasons)}." if reasons else ".")

@@ -1,0 +1,38 @@
+"""Read the options that choose lanes and profile, for the verbs that replay."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from replay.engine.lane import Lane
+    from replay.header import Header
+
+
+def add_lanes(parser: argparse.ArgumentParser) -> None:
+    """Add --lanes and --profile."""
+    parser.add_argument(
+        "--lanes",
+        default="eager,on-demand",
+        metavar="LANE,LANE",
+        help="policies or releases to replay, the reference first: eager, on-demand, 6.8, 6.9@tdp=0 (default: eager,on-demand)",
+    )
+    add_profile(parser)
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Add --profile."""
+    parser.add_argument(
+        "--profile",
+        default="",
+        metavar="FACT=VALUE,...",
+        help="facts of the machine that stand above the recording's header, for example release=6.8,config=y,tdp=1",
+    )
+
+
+def lanes_of(args: argparse.Namespace, header: "Header") -> "list[Lane]":
+    """Return the lanes that the options name. Raises ProfileError for what is no lane or no fact."""
+    from replay.engine.lanes import make_lanes
+    from replay.kvm.profile import parse_facts
+
+    specs = [spec.strip() for spec in args.lanes.split(",") if spec.strip()]
+    return make_lanes(specs, header.machine, parse_facts(args.profile))

@@ -1,0 +1,65 @@
+"""Replay a recording through several policies and report every divergence."""
+
+import argparse
+from typing import Final
+
+from replay.cli.console import Console
+from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+
+_STATUS: Final = {"same": SAME, "divergence": DIVERGENCE, "cannot tell": CANNOT_TELL}
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    add_lanes(parser)
+    parser.add_argument("--paranoid", action="store_true", help="check the model's invariants after every event")
+    add_format(parser, "text", "json", "jsonl")
+    add_output(parser)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from replay.analyses.compare import compare, watched
+    from replay.report.compare_text import compare_text
+    from replay.report.json_text import document
+    from replay.report.paint import Paint
+
+    stream = open_inputs(args.inputs)
+    lanes = lanes_of(args, stream.header)
+    with console.result(args.output, inputs=args.inputs) as out:
+        items = console.progress("replaying").over(stream.items())
+        report = compare(watched(iter(items), stream), lanes, paranoid=args.paranoid)
+        if args.format == "text":
+            out.writelines(f"{line}\n" for line in compare_text(report, Paint(console.paints(out))))
+        else:
+            out.write(document("compare", report, one_line=args.format == "jsonl"))
+    say_warnings(stream, console)
+    return _STATUS[report.verdict]
+
+
+COMPARE: Final = Verb(
+    name="compare",
+    summary="replay under several policies and report every divergence",
+    description="""\
+Replay a recording through lanes, each one policy under one profile, and report every divergence: bytes of write tracking,
+where -ENOMEM can come from and where it moves, results, state, lifetimes and races, each with its cause, its explanation
+and the kernel source behind it. The first lane is the reference.
+
+A lane is a policy (see `kvm-replay policies`) or a kernel release, whose policy is looked up from release and CONFIG; facts
+behind an @ change its profile alone: 6.9@tdp=0. The profile is taken from the recording's header; what is not known there is
+assumed and marked, or given with --profile.""",
+    inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
+    statuses={
+        SAME: "no divergence",
+        DIVERGENCE: "at least one divergence, bytes-only ones included",
+        TROUBLE: "bad usage, or input that can not be read",
+        CANNOT_TELL: "the recording lacks what the answer needs; what was found is reported",
+    },
+    examples=(
+        "kvm-replay compare boot.kvmr",
+        "kvm-replay compare --lanes 6.8,6.9 --profile config=y,tdp=1 --format json strace.txt ftrace.txt",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

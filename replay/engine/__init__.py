@@ -1,0 +1,1 @@
+"""Run one stream of events through several lanes in lockstep."""

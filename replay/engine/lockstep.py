@@ -1,0 +1,67 @@
+"""Fold one stream through N lanes, item by item, and show each step to whoever asks.
+
+The loop knows nothing of divergences: it hands every item to every lane and yields what came out. Memory does not grow with
+the stream.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from replay.engine.lane import Lane
+from replay.errors import InvariantError
+from replay.events import Event
+from replay.kvm.fold import RunOutcome
+from replay.kvm.machine import Outcome
+from replay.runs import Item, Run
+
+
+@attrs.define
+class Step:
+    """One structural event and what it did in each lane (None: it can not happen under that lane's profile)."""
+
+    number: int
+    event: Event
+    outcomes: list[Outcome | None]
+
+
+@attrs.define
+class RunStep:
+    """One run, numbered from `first`, and what it did in each lane."""
+
+    first: int
+    run: Run
+    outcomes: list[RunOutcome]
+
+
+def lockstep(items: Iterator[Item], lanes: Sequence[Lane], *, paranoid: bool = False) -> Iterator[Step | RunStep]:
+    """Yield each item with its outcomes, in order, events numbered from 0.
+
+    Raises EventError for an event that does not fit the ones before it; with paranoid=True InvariantError as soon as a state
+    breaks an invariant (cost: proportional to the state, at every step).
+    """
+    number = 0
+    for item in items:
+        step: Step | RunStep
+        if isinstance(item, Run):
+            step = RunStep(number, item, [lane.fold(item, number) for lane in lanes])
+            number += len(item)
+        else:
+            step = Step(number, item, [lane.step(item, number) for lane in lanes])
+            number += 1
+        if paranoid:
+            _check(lanes, number - 1)
+        yield step
+
+
+def _check(lanes: Sequence[Lane], number: int) -> None:
+    from replay.kvm.invariants import check_invariants  # only --paranoid pays for it
+
+    for lane in lanes:
+        broken = check_invariants(lane.machine)
+        if broken:
+            raise InvariantError(
+                broken[0],
+                where=f"event {number}, lane {lane.name}",
+                advice="this is a bug of the model: please report the recording",
+            )
