@@ -14,7 +14,7 @@ from typing import Final
 
 from replay.events import Event
 from replay.sources.fd_calls import AT_ENTRY, AT_EXIT
-from replay.sources.fdtable import Task, Vm
+from replay.sources.fdtable import File, Task, Vm
 from replay.sources.kvm_fds import KvmFds
 from replay.sources.lineage import Lineage
 from replay.sources.strace_scan import ScanResult
@@ -130,8 +130,12 @@ class Resolver:
         return known[0].number if known else None
 
     def vm_of_call(self, record: Syscall) -> int | None:
-        """Return the VM that a call which was entered works on, by its fd (VM, vCPU or device); None for anything else."""
-        raise NotImplementedError
+        """Return the VM that a call which was entered works on, by its fd (VM, vCPU or device); None for anything else.
+
+        Also None when the fd is not known until the call has shown by its result what it is.
+        """
+        file = record.held
+        return file.vm.number if isinstance(file, File) and file.vm is not None and file.vm.alive else None
 
     def vms_of_process(self, tid: int) -> tuple[int, ...]:
         """List the live VMs that the process of a thread holds or created (kvm->mm is its mm), by number."""
