@@ -43,6 +43,8 @@ _PAGE_BODY: Final = re.compile(
 _ENTER: Final = re.compile(rb"sys_(\w+)\((.*)\)\s*")
 _EXIT: Final = re.compile(rb"sys_(\w+) -> 0x([0-9a-f]{1,16})\s*")
 _ARGUMENT: Final = re.compile(rb"(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
+# Registers are printed whole; a caller that passed an int has left its sign in the upper half. fs/ioctl.c SYSCALL_DEFINE3(ioctl).
+_UNSIGNED_INTS: Final = frozenset({"fd", "cmd", "fildes", "oldfd", "newfd"})
 _NAMED: Final = re.compile(rb"([A-Za-z_][\w.:]*):(?:\s|$)")
 _LOST: Final = re.compile(rb"\s*CPU:(\d{1,5}) \[LOST (?:(\d{1,20}) )?EVENTS\]\s*")
 _WRITTEN: Final = re.compile(rb"#\s*entries-in-buffer/entries-written: (\d{1,20})/(\d{1,20})")
@@ -134,6 +136,8 @@ def syscall_of(body: bytes) -> SyscallEnter | SyscallExit | None:
     if match is None:
         return None
     args = {found[1].decode(): int(found[2], 0) for found in _ARGUMENT.finditer(match[2]) if _in_range(found[2])}
+    for name in _UNSIGNED_INTS & args.keys():
+        args[name] &= 0xFFFFFFFF
     return SyscallEnter(match[1].decode(), args)
 
 

@@ -1,0 +1,185 @@
+"""Import tracefs (ftrace) text: shadow pages as they come and go, and the ioctls around them.
+
+A trace without the strace of the same run has no memslot arguments: each such call is an `opaque` event. `MergedImport` in
+`replay.sources.merge` takes both.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+import attrs
+
+from replay.errors import TraceSyntaxError
+from replay.events import Lost, Source
+from replay.header import Header, SourceFile, Trailer
+from replay.runs import Item, Run
+from replay.sources.lineage import Lineage
+from replay.sources.processes import Resolver
+from replay.sources.tally import Tally
+from replay.sources.tracefs_calls import AloneCalls, Calls, Emitter
+from replay.sources.tracefs_grammar import (
+    SyscallEnter,
+    event_name,
+    lost_line,
+    overwritten,
+    page_row,
+    syscall_of,
+    task_line,
+)
+from replay.sources.tracefs_lexer import Block, TracefsLexer
+from replay.sources.tracefs_owners import Owners
+from replay.sources.tracefs_pages import ItemWriter, PageFold
+
+BAD_LINES_MAX: Final = 100
+"""Lines not understood before the first that is: more, and this is no tracefs text."""
+FORMAT: Final = "tracefs"
+EPOCH_NS_MIN: Final = 10**18
+"""Times from here on are since 1970 (September 2001 and later), not since boot."""
+
+
+@attrs.define
+class Walk:
+    """Goes through the lines of a trace in order and hands each to the one who knows it.
+
+    lost_affects: what can not be told after a loss; only shadow pages when another recording has the calls.
+    """
+
+    lexer: TracefsLexer
+    calls: Calls
+    fold: PageFold
+    out: ItemWriter
+    tally: Tally
+    name: str
+    file: int
+    lost_affects: str = "everything"
+    events: int = 0
+    _good: bool = False
+    _bad: int = 0
+
+    def items(self, blocks: Iterable[Block] | None = None) -> Iterator[Item]:
+        """Yield what the lines give; blocks: of the lexer, when some were read ahead."""
+        for block in self.lexer if blocks is None else blocks:
+            self.fold.microseconds = self.lexer.latency
+            rows = iter(block.rows)
+            while (row := self.fold.fold(rows)) is not None:
+                self._cold(row[9], self.fold.line)
+            yield from self._ready()
+        self.calls.end()
+        self.fold.end()
+        self.out.close()
+        yield from self._ready()
+
+    def _ready(self) -> Iterator[Item]:
+        for item in self.out.drain():
+            self.events += len(item) if isinstance(item, Run) else 1
+            yield item
+
+    def _cold(self, text: bytes, line: int) -> None:
+        """Take a line that is no shadow-page event in the usual columns."""
+        task = task_line(text)
+        if task is None:
+            self._no_task(text, line)
+            return
+        self._good = True
+        call = syscall_of(task.body)
+        if isinstance(call, SyscallEnter):
+            self.calls.enter(task, call, line)
+        elif call is not None:
+            self.calls.exit(task, call, line)
+        elif (row := page_row(task)) is not None:
+            self.fold.one(row, task.time_ns)
+        else:
+            name = event_name(task.body)
+            known = not task.body.startswith((b"kvm_mmu_get_page", b"kvm_mmu_prepare_zap_page", b"sys_ioctl"))
+            self.tally.add(self._place(line), f"event {name}" if known else f"damaged {name}", "ignored" if known else "unknown")
+
+    def _no_task(self, text: bytes, line: int) -> None:
+        """Take a comment, a loss, or a line that is not understood."""
+        lost = lost_line(text)
+        if lost is not None:
+            self._lost(f"ring buffer of CPU {lost.cpu} overran", lost.count, line)
+        elif text.startswith(b"#"):
+            gone = overwritten(text)
+            if gone:
+                self._lost("the ring buffer overwrote its oldest events", gone, line)
+        elif text.strip():
+            self._odd(text, line)
+
+    def _lost(self, what: str, count: int | None, line: int) -> None:
+        self.tally.add(self._place(line), what, "lost", 1 if count is None else count)
+        self.out.event(Lost(count=count, what=what, affects=self.lost_affects, source=Source(self.file, line)))
+
+    def _odd(self, text: bytes, line: int) -> None:
+        self.tally.add(self._place(line), "line not understood")
+        self._bad += 1
+        if self._bad > BAD_LINES_MAX and not self._good and not self.events:
+            raise TraceSyntaxError(
+                f"{self._bad} lines of which none is a trace line, the last one {text[:80]!r}",
+                where=self._place(line),
+                expected="'comm-tid [cpu] flags seconds.microseconds: event: ...'",
+                advice="record with tracefs options raw, hex, bin and verbose off",
+            )
+
+    def _place(self, line: int) -> str:
+        return f"{self.name}:{line}"
+
+
+def clock_of(time_ns: int | None) -> str:
+    """Return the header's word for the clock of a time stamp: only an epoch clock can be told from its numbers.
+
+    >>> clock_of(1_795_341_862_226_785_000), clock_of(1_825_063_289_000), clock_of(None)
+    ('realtime', 'relative', 'none')
+    """
+    if time_ns is None:
+        return "none"
+    return "realtime" if time_ns >= EPOCH_NS_MIN else "relative"
+
+
+def first_time_ns(block: Block | None, *, latency: bool) -> int | None:
+    """Return the time of a block's first line that has one."""
+    for row in block.rows if block is not None else ():
+        if row[1]:
+            return int(row[1]) * 1000 if latency else int(row[1]) * 1_000_000_000 + int(row[2]) * 1000
+        task = task_line(row[9]) if row[9] else None
+        if task is not None:
+            return task.time_ns
+    return None
+
+
+class TracefsImport:
+    """A stream over one tracefs trace.
+
+    chunks: its bytes, in pieces of any size. name: base name of the file.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], *, name: str = "ftrace.txt") -> None:
+        self._lexer = TracefsLexer(chunks)
+        self._blocks = iter(self._lexer)
+        self._first = next(self._blocks, None)
+        self._tally = Tally()
+        clock = clock_of(first_time_ns(self._first, latency=self._lexer.latency))
+        self.header = Header(sources=(SourceFile(name=name, format=FORMAT),), clock=clock)
+        self._walk = self._make(name)
+
+    def _make(self, name: str) -> Walk:
+        lineage = Lineage()
+        resolver = Resolver(lineage)
+        out, owners = ItemWriter(), Owners(resolver)
+        calls = AloneCalls(Emitter(resolver, owners, out), lineage, self._tally, name, 0)
+        fold = PageFold(owners, out, self._tally, name, 0)
+        return Walk(self._lexer, calls, fold, out, self._tally, name, 0)
+
+    def items(self) -> Iterator[Item]:
+        """Yield events and runs in order; raises TraceSyntaxError for text that is no trace."""
+        return self._walk.items(chain([] if self._first is None else [self._first], self._blocks))
+
+    def trailer(self) -> Trailer:
+        """Return the counts."""
+        return Trailer(events=self._walk.events, counters=self._tally.counters())
+
+    def warnings(self) -> Sequence[str]:
+        """Return what a reader of the stream should know."""
+        if any(counter.severity != "ignored" for counter in self._tally.counters()):
+            return ("some lines of the trace are lost or not understood; see the counters",)
+        return ()

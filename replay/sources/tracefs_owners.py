@@ -1,0 +1,135 @@
+"""Find the VM that a shadow-page line belongs to: the tracepoints carry the thread only.
+
+Source: arch/x86/kvm/mmu/mmutrace.h kvm_mmu_get_page, kvm_mmu_prepare_zap_page have no VM; arch/x86/kvm/mmu/mmu.c
+kvm_mmu_get_shadow_page() runs in a vCPU's thread inside KVM_RUN, while __kvm_mmu_prepare_zap_page() also runs in memslot calls,
+in mmu notifiers and when a process or the last fd goes.
+"""
+
+from typing import Protocol
+
+import attrs
+
+
+class Tasks(Protocol):
+    """What the owner search asks of `replay.sources.processes.Resolver`."""
+
+    def vm_of_task(self, tid: int) -> int | None:
+        """Return the VM whose vCPU a thread runs or last ran, else the VM it last called, else its process's only one."""
+        ...
+
+    def vms_of_process(self, tid: int) -> tuple[int, ...]:
+        """List the live VMs of a thread's process."""
+        ...
+
+    def pid_of(self, tid: int) -> int:
+        """Return the process of a thread."""
+        ...
+
+
+@attrs.define(eq=False)
+class VmPages:
+    """The shadow pages of one VM that the trace has shown so far.
+
+    live: how many pages are alive by page_key(gfn, level). rooted: a shadow root was allocated. watched: a memslot call is
+    under way, so that each new page may be the first use of a slot. slow: something may have to be written before a page.
+    """
+
+    vm: int
+    rooted: bool = False
+    watched: bool = False
+    slow: bool = True
+    live: dict[int, int] = attrs.field(factory=dict)
+
+    def root(self) -> None:
+        """Note that a shadow root was allocated."""
+        self.rooted = True
+        self.slow = self.watched
+
+    def watch(self, *, on: bool) -> None:
+        """Note whether memslot calls are under way."""
+        self.watched = on
+        self.slow = on or not self.rooted
+
+
+@attrs.frozen
+class Lane:
+    """A thread's place: the VM whose pages its lines change, and (pid, tid)."""
+
+    pages: VmPages
+    task: tuple[int, int]
+
+
+def page_key(gfn: int, level: int) -> int:
+    """Return the key of a guest page table's frame at a level."""
+    return gfn << 3 | level
+
+
+@attrs.define
+class Owners:
+    """Answers "whose page is this", remembers the answer for a thread until something changes.
+
+    `calls` holds the VM of the call that a thread is in, None for a call on something else than a VM.
+    """
+
+    _tasks: Tasks
+    vms: dict[int, VmPages] = attrs.field(factory=dict)
+    fast: dict[bytes, Lane] = attrs.field(factory=dict)
+    _calls: dict[int, int] = attrs.field(factory=dict)
+
+    def enter(self, tid: int, vm: int | None) -> None:
+        """Say that a thread is now inside a call on a VM (or its vCPU or device)."""
+        self.fast.pop(b"%d" % tid, None)
+        if vm is not None:
+            self._calls[tid] = vm
+
+    def leave(self, tid: int) -> None:
+        """Say that a thread's call has returned."""
+        self.fast.pop(b"%d" % tid, None)
+        self._calls.pop(tid, None)
+
+    def forget(self) -> None:
+        """Forget what was concluded: tasks, fds or VMs have changed."""
+        self.fast.clear()
+
+    def gone(self, vm: int) -> None:
+        """Forget a VM that was destroyed."""
+        self.vms.pop(vm, None)
+        self._calls = {tid: number for tid, number in self._calls.items() if number != vm}
+        self.fast.clear()
+
+    def pid_of(self, tid: int) -> int:
+        """Return the process of a thread."""
+        return self._tasks.pid_of(tid)
+
+    def pages_of(self, vm: int) -> VmPages:
+        """Return the pages of a VM, none at first."""
+        pages = self.vms.get(vm)
+        if pages is None:
+            pages = self.vms[vm] = VmPages(vm)
+        return pages
+
+    def lane(self, tid_text: bytes, key: int, *, zap: bool) -> Lane | None:
+        """Return the place of a line, None when it can be none or several VMs'. A sure answer is kept in `fast`."""
+        tid = int(tid_text)
+        task = (self._tasks.pid_of(tid), tid)
+        vm = self._sure(tid)
+        if vm is not None:
+            lane = Lane(self.pages_of(vm), task)
+            self.fast[tid_text] = lane
+            return lane
+        vm = self._holder(tid, key) if zap else self._tasks.vm_of_task(tid)
+        return None if vm is None else Lane(self.pages_of(vm), task)
+
+    def _sure(self, tid: int) -> int | None:
+        """Return the VM of the call that the thread is in, else its process's only one."""
+        vm = self._calls.get(tid)
+        if vm is not None:
+            return vm
+        held = self._tasks.vms_of_process(tid)
+        return held[0] if len(held) == 1 else None
+
+    def _holder(self, tid: int, key: int) -> int | None:
+        """Return the only VM of the thread's process, or of all when it has none (a kernel thread), that has this page."""
+        held = self._tasks.vms_of_process(tid) or tuple(sorted(self.vms))
+        having = [vm for vm in held if vm in self.vms and key in self.vms[vm].live]
+        return having[0] if len(having) == 1 else None
