@@ -37,12 +37,14 @@ def x86_set_memory_region(vm: Vm, slot_id: int, gpa: int, size_bytes: int) -> in
 
 
 def x86_delete_memory_region(vm: Vm, slot_id: int) -> None:
-    """Delete an internal slot in every address space, if it is there. Source: __x86_set_memory_region() with size 0."""
+    """Delete an internal slot in every address space, if it is there; a failure ends it. Source: as above with size 0."""
     if vm.spaces[0].by_id(slot_id) is None:
         return
     for as_id in range(vm.nas):
         request = Request(vm, slot_id | as_id << 16, 0, 0, 0, 0, internal=True)
-        kvm_set_memory_region(request)
+        ret, _change, _why = kvm_set_memory_region(request)
+        if ret:
+            return
 
 
 def kvm_vm_ioctl_set_tss_addr(vm: Vm, gpa: int) -> int:
@@ -72,10 +74,12 @@ def vcpu_internal_slots(vm: Vm) -> int:
         if ret:
             return ret
         vm.apic_access_memslot_enabled = True
-    needs_identity = intel and profile.tdp and not profile.unrestricted_guest
-    if needs_identity and vm.spaces[0].by_id(IDENTITY_PAGETABLE_PRIVATE_MEMSLOT) is None:
+    if intel and profile.tdp and not profile.unrestricted_guest and not vm.ept_identity_pagetable_done:
         gpa = vm.identity_map_addr or VMX_EPT_IDENTITY_PAGETABLE_ADDR
-        return x86_set_memory_region(vm, IDENTITY_PAGETABLE_PRIVATE_MEMSLOT, gpa, PAGE_SIZE_BYTES)
+        ret = x86_set_memory_region(vm, IDENTITY_PAGETABLE_PRIVATE_MEMSLOT, gpa, PAGE_SIZE_BYTES)
+        if ret:
+            return ret
+        vm.ept_identity_pagetable_done = True
     return 0
 
 

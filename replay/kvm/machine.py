@@ -159,6 +159,9 @@ def _vm_attach(machine: Machine, event: VmAttach, _outcome: Outcome) -> None:
 
 def _vm_destroy(machine: Machine, event: VmDestroy, _outcome: Outcome) -> None:
     vm = machine.vm(event.vm)
+    if vm.destroyed:
+        machine.log.add(GONE)  # said twice: the reference that a notifier node holds is not this event's to drop
+        return
     vm.users_count -= 1
     vm.destroyed = True
     # Each notifier node holds a reference from 6.6 on (kvm_get_kvm() in register): the VM stays until the last one goes.
@@ -222,7 +225,7 @@ def _notifier_unregister(machine: Machine, event: NotifierUnregister, _outcome: 
     vm = machine.vm(event.vm)
     kvm_page_track_unregister_notifier(vm, event.node)
     if vm.users_count == 0:
-        kvm_destroy_vm(machine, vm, foreign_mm=True)
+        kvm_destroy_vm(machine, vm, foreign_mm=event.foreign_mm)
 
 
 def _alloc_fail(machine: Machine, event: AllocFail, _outcome: Outcome) -> None:

@@ -32,6 +32,10 @@ class Memslots:
         """Walk the active set as kvm_for_each_memslot() does."""
         return iter([self._by_id[slot_id] for slot_id in self._orders[self._active]])
 
+    def inactive_order(self) -> list[int]:
+        """Return the ids in the order of the set that is not active; later walks depend on it."""
+        return list(self._inactive())
+
     def by_id(self, slot_id: int) -> Memslot | None:
         """Return the slot with this id. Source: id_to_memslot()."""
         return self._by_id.get(slot_id)
@@ -98,8 +102,8 @@ class Memslots:
         self._inactive().link(new.id)
 
     def drop_all(self) -> list[Memslot]:
-        """Empty both sets at VM destruction and return what was there. Source: kvm_free_memslots()."""
-        slots = list(self)
+        """Empty both sets at VM destruction and return what was there, in the order of set 1. Source: kvm_free_memslots()."""
+        slots = [self._by_id[slot_id] for slot_id in self._orders[1]]
         self._by_id.clear()
         self._by_base.clear()
         self._orders = (IdHash(), IdHash())

@@ -7,8 +7,9 @@ Source: arch/x86/kvm/mmu/page_track.c [6.1.192 for 5.16-6.5; 6.8 text for 6.6-6.
 from replay.kvm.allocator import GFN_WRITE_TRACK, SITE_WT_CREATE, SITE_WT_REGISTER
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, OVERFLOW, UNDERFLOW, KernelLog
 from replay.kvm.memslot import Memslot
+from replay.kvm.uapi import KVM_X86_TDX_VM
 from replay.kvm.vm import Vm
-from replay.units import EINVAL, ENOMEM, ESRCH, U16_MAX
+from replay.units import EINVAL, ENOMEM, EOPNOTSUPP, ESRCH, U16_MAX
 
 
 def kvm_page_track_write_tracking_enabled(vm: Vm) -> bool:
@@ -72,12 +73,23 @@ def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
     update_gfn_write_track(slot, gfn, delta, vm.log)
 
 
+def has_external_api(vm: Vm) -> bool:
+    """Tell whether the functions for external users are compiled in: from 6.6 on only with the option.
+
+    Without them no driver can be built, let alone call: the model then answers -EOPNOTSUPP and changes nothing.
+    Source: page_track.c #ifdef CONFIG_KVM_EXTERNAL_WRITE_TRACKING [6.6, 6.12]; unconditional before [6.1].
+    """
+    return vm.profile.config_external_write_tracking or not vm.policy.register_checks_mm
+
+
 def external_track(vm: Vm, as_id: int, gfn: int, delta: int) -> int:
     """Model an external user's add or remove of a gfn; return 0 or -EINVAL, 0 also when KVM_BUG_ON fired.
 
     Source: page_track.c kvm_write_track_add_gfn(), kvm_write_track_remove_gfn() [6.6 and later: lookup in address space 0
     only]; drivers/gpu/drm/i915/gvt/kvmgt.c [6.1: the caller looks the slot up].
     """
+    if not has_external_api(vm):
+        return -EOPNOTSUPP
     slot = vm.spaces[0 if vm.policy.register_checks_mm else min(as_id, vm.nas - 1)].by_gfn(gfn)
     if slot is None:
         return -EINVAL
@@ -96,8 +108,9 @@ def kvm_gfn_is_write_tracked(vm: Vm, as_id: int, gfn: int) -> bool:
     Source: page_track.c kvm_gfn_is_write_tracked() [6.12], kvm_slot_page_track_is_active() [6.1]; both address spaces from
     0f38453cdb2e ("KVM: x86/mmu: Check write tracking in all address spaces") on: 6.1.187, 6.6.156, 6.12.108, 6.18.49, 7.2.
     """
-    if as_id >= vm.nas or not kvm_page_track_write_tracking_enabled(vm):
+    if not kvm_page_track_write_tracking_enabled(vm):
         return False
+    as_id = min(as_id, vm.nas - 1)  # a kernel with one address space keeps SMM in it
     slot = vm.spaces[as_id].by_gfn(gfn)
     if slot is None:
         return False
@@ -117,14 +130,17 @@ def reads_all_address_spaces(vm: Vm) -> bool:
 
 
 def kvm_enable_external_write_tracking(vm: Vm) -> int:
-    """Allocate the arrays of all slots and set the sticky flag; 0 or -ENOMEM, keeping what was allocated.
+    """Allocate the arrays of all slots and set the sticky flag; 0, -EOPNOTSUPP or -ENOMEM, keeping what was allocated.
 
-    The test for "already enabled" comes first, as arrays are then there or come with each slot.
+    The test for "already enabled" comes first, as arrays are then there or come with each slot. TDX guests are refused from
+    6.16 on ("Do not enable page track for TD guest").
     Source: page_track.c kvm_enable_external_write_tracking() [6.12.117]; vmallocinfo shows its arrays under
     kvm_page_track_register_notifier, into which it is inlined.
     """
     if vm.external_write_tracking_enabled:
         return 0
+    if vm.type == KVM_X86_TDX_VM and vm.profile.release.at_least(6, 16):
+        return -EOPNOTSUPP
     if not kvm_page_track_write_tracking_enabled(vm):
         for slot in vm.slots():
             if not write_tracking_alloc(vm, slot, SITE_WT_REGISTER):
@@ -134,11 +150,12 @@ def kvm_enable_external_write_tracking(vm: Vm) -> int:
 
 
 def kvm_page_track_register_notifier(vm: Vm, node: int, *, foreign_mm: bool, null_kvm: bool) -> int:
-    """Link an external user's node; 0, -ESRCH or -ENOMEM.
+    """Link an external user's node; 0, -ESRCH, -ENOMEM, or -EOPNOTSUPP where it is not compiled in or the guest is a TD.
 
     Source: page_track.c [6.1: void, cannot fail, no check of mm; 6.6: ESRCH and a reference to the VM; 6.9: allocates first].
-    With CONFIG_KVM_EXTERNAL_WRITE_TRACKING=n the function does not exist from 6.6 on: see machine.py.
     """
+    if not has_external_api(vm):
+        return -EOPNOTSUPP
     if vm.policy.register_checks_mm and (null_kvm or foreign_mm):
         return -ESRCH
     if vm.policy.register_allocates:
@@ -152,10 +169,15 @@ def kvm_page_track_register_notifier(vm: Vm, node: int, *, foreign_mm: bool, nul
 
 
 def kvm_page_track_unregister_notifier(vm: Vm, node: int) -> None:
-    """Unlink a node; arrays and the sticky flag stay. Source: page_track.c [6.1, 6.12]."""
+    """Unlink a node; arrays, counters and the sticky flag stay, the driver's own table goes with its last node.
+
+    Source: page_track.c [6.1, 6.12]; kvmgt.c intel_vgpu_close_device(), kvmgt_protect_table_destroy().
+    """
     if node not in vm.nodes:
         return
     vm.nodes.remove(node)
+    if not vm.nodes:
+        vm.external_adds.clear()
     if vm.policy.register_checks_mm:
         vm.users_count -= 1
 

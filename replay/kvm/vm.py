@@ -52,6 +52,7 @@ class Vm:
     irqchip_in_kernel: bool = False
     apic_access_memslot_enabled: bool = False
     identity_map_addr: int = 0
+    ept_identity_pagetable_done: bool = False
     dirty_ring: bool = False
     dirty_ring_with_bitmap: bool = False
     manual_dirty_log_protect: int = 0
