@@ -7,7 +7,7 @@ from replay.sources import ioctls
 from replay.sources.fdtable import DEVICE, KVM, MEMFD, STATS, VCPU, VM, File, Mm, Task, Vm, note_kind
 from replay.sources.kvm_calls import ALWAYS_THERE, MEMSLOT_CALLS, VM_CALLS
 from replay.sources.strace_args import Fd, IoctlArgs, ioctl_args, number_of
-from replay.sources.syscalls import BOTH, ENTER, Syscall
+from replay.sources.syscalls import BOTH, Syscall
 from replay.sources.world import World
 from replay.units import EBADF, EEXIST, EFAULT, EINTR, EIO, ENOENT, ENOMEM, ENOTTY, ENXIO, U32_MAX
 
@@ -22,8 +22,8 @@ class KvmFds:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def enter(self, record: Syscall, task: Task) -> None:
-        """Look up the fd as the kernel does, at entry; the record keeps what was found."""
+    def enter(self, record: Syscall, task: Task, *, hold: bool) -> None:
+        """Look up the fd as the kernel does, at entry; the record keeps what was found, with a reference if it is held."""
         args = ioctl_args(record.args)
         file = None if args is None else self._file(record, task, args.fd)
         record.held = file
@@ -32,17 +32,17 @@ class KvmFds:
             task.vm = file.vm
             if args is not None and args.cmd == ioctls.KVM_RUN:
                 task.vcpu_vm = file.vm
-        if record.stage == ENTER and file is not None:
+        if hold and file is not None:
             self.world.hold(file)
 
-    def exit(self, record: Syscall, task: Task) -> None:
+    def exit(self, record: Syscall, task: Task, *, held: bool) -> None:
         """Take the result: an event, a new fd, or a count."""
         file: File | None = record.held
         record.held = None
         try:
             self._exit(record, task, file)
         finally:
-            if record.stage != BOTH and file is not None:
+            if held and file is not None:
                 self.world.put(file, task, "close")
 
     def _exit(self, record: Syscall, task: Task, file: File | None) -> None:

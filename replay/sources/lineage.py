@@ -91,10 +91,15 @@ class Lineage:
     attached: set[int] = attrs.field(factory=set)
     makers_recorded: bool = False
     _by_call: dict[tuple[int, int], int] = attrs.field(factory=dict)
+    _born: set[int] = attrs.field(factory=set)
 
     def child_of(self, file: int, line: int) -> int | None:
         """Return the task that the call at a line made, None when it is not known or never appears."""
         return self._by_call.get((file, line))
+
+    def root_pid(self, tid: int) -> int:
+        """Return the process of the tasks that were there before the recording: the lowest id of theirs, its leader's."""
+        return min((other for other in self.first if other not in self._born), default=tid)
 
     def take(self, tid: int) -> Birth | None:
         """Return the next birth of a tid and pass to the one after it; None when none is known."""
@@ -104,6 +109,7 @@ class Lineage:
     def add(self, birth: Birth) -> None:
         """Note a birth."""
         self.births.setdefault(birth.tid, []).append(birth)
+        self._born.add(birth.tid)
         if birth.call:
             self._by_call[birth.file, birth.call] = birth.tid
 

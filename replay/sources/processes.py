@@ -59,7 +59,8 @@ class Resolver:
                     if is_run:
                         task.vcpu_vm = file.vm
                     return []
-            return self.enter(record) + self.exit(record)
+            before = self._enter(record, hold=False)
+            return before + self.exit(record) if before else self.exit(record)
         return self.enter(record) if record.stage == ENTER else self.exit(record)
 
     def enter(self, record: Syscall) -> list[Event]:
@@ -67,15 +68,19 @@ class Resolver:
 
         For a merge that has better times for entry and exit than the lines; use instead of `feed`, with `exit`.
         """
+        return self._enter(record, hold=True)
+
+    def _enter(self, record: Syscall, *, hold: bool) -> list[Event]:
+        """Take an entry; hold: other records may come before its exit, so the call keeps its file until then."""
         world = self.world
         world.at(record, record.enter_ns)
         task = world.task(record.tid)
         if task.pending is not None:
             self._give_up(task)
-        if record.stage != BOTH:
+        if hold:
             task.pending = record
         if record.name == "ioctl":
-            self._kvm.enter(record, task)
+            self._kvm.enter(record, task, hold=hold)
         else:
             handler = AT_ENTRY.get(record.name)
             if handler is not None and not record.injected:
@@ -86,13 +91,14 @@ class Resolver:
         """Take the result of a call that `enter` has seen."""
         world = self.world
         task = world.task(record.tid)
-        if record.stage == EXIT and task.pending is not record:
+        held = task.pending is record
+        if record.stage == EXIT and not held:
             record.stage = BOTH  # its first half was not given
-            return self.enter(record) + self.exit(record)
+            return self.feed(record)
         world.at(record, record.time_ns)
         task.pending = None
         if record.name == "ioctl":
-            self._kvm.exit(record, task)
+            self._kvm.exit(record, task, held=held)
         else:
             handler = AT_EXIT.get(record.name)
             if handler is not None and not record.injected:
@@ -137,6 +143,11 @@ class Resolver:
         file = record.held
         return file.vm.number if isinstance(file, File) and file.vm is not None and file.vm.alive else None
 
+    def vm_of_call(self, record: Syscall) -> int | None:
+        """Return the VM that a call which was entered works on, by its fd (VM, vCPU or device); None for anything else."""
+        file = record.held
+        return file.vm.number if isinstance(file, File) and file.vm is not None else None
+
     def vms_of_process(self, tid: int) -> tuple[int, ...]:
         """List the live VMs that the process of a thread holds or created (kvm->mm is its mm), by number."""
         task = self.world.tasks.get(tid)
@@ -175,7 +186,7 @@ class Resolver:
         record.killed, record.ret = True, None
         self.world.at(record, record.time_ns)
         if record.name == "ioctl":
-            self._kvm.exit(record, task)
+            self._kvm.exit(record, task, held=True)
 
     def _out(self) -> list[Event]:
         out = self.world.out

@@ -35,7 +35,8 @@ class World:
         self.messages: list[Message] = []
         self.vms_numbered = 0
         self.memslot_calls = 0
-        self.loose = not scan.lineage.makers_recorded and len(scan.lineage.first) > 1
+        # Without a first pass nothing is known of the tasks; one task alone needs no calls that make tasks.
+        self.loose = not scan.lineage.makers_recorded and len(scan.lineage.first) != 1
         self._root: Task | None = None
         self._loose_table = LooseTable()
         self._loose_mm = Mm(0)
@@ -84,11 +85,12 @@ class World:
         if birth is not None and parent is None:
             parent = self._add(birth.parent, birth.parent, self._new_mm(), self._new_table())
         if parent is None or (parent.ended and birth is None):
-            task = self._add(tid, tid, self._new_mm(), self._new_table())
+            pid = tid if self.loose or self._root is not None else self.scan.lineage.root_pid(tid)
+            task = self._add(tid, pid, self._new_mm(), self._new_table())
             self._root = task
         elif birth is None:
             # There before the recording began, or made in a way that it does not show: a thread of the first process.
-            task = self._add(tid, parent.pid, parent.mm, parent.table)
+            task = self._add(tid, tid if self.loose else parent.pid, parent.mm, parent.table)
         else:
             mm = parent.mm if birth.shares_vm else self._copy_mm(parent.mm)
             table = parent.table if birth.shares_files else parent.table.copy()
