@@ -4,13 +4,14 @@ A result that the model takes from the recording is no check, and neither is any
 with their reason. Zero checks is never a pass.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 
 from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason
-from replay.analyses.check_state import AREAS, SITES, Compared, Window, compare_areas, compare_state, shadow_settled
+from replay.analyses.check_state import SITES, Compared, Window, compare_areas, compare_state, shadow_settled
+from replay.analyses.compare_report import Fact
 from replay.engine.lane import Lane, results_agree
 from replay.events import (
     DirtyLogClear,
@@ -30,11 +31,11 @@ from replay.events import (
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CHECKS
 from replay.kvm.policies import policy_for, policy_named
-from replay.kvm.profile import profile_of
+from replay.kvm.profile import Profile, profile_of
 from replay.kvm.uapi import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 from replay.runs import ACCOUNT, GUEST_WRITE, HOT_CLASSES, QUERY, Run
 from replay.stream import Stream
-from replay.units import ret_text
+from replay.units import PAGE_SIZE_BYTES, ret_text
 
 RESULTS: Final = "results of calls"
 GFN_RESULTS: Final = "results of adds, removes and queries"
@@ -111,7 +112,9 @@ class Checker:
         elif isinstance(event, Opaque) and (event.ret is None or event.ret >= 0):
             self._unknown.setdefault(event.vm, OPAQUE)
         elif isinstance(event, Lost):
-            (self._dark if event.affects == "shadow_pages" else self._unknown).setdefault(event.vm, f"lost: {event.what}"[:256])
+            reason = f"lost: {event.what}"[:256]
+            (self._dark if event.affects == "shadow_pages" else self._unknown).setdefault(event.vm, reason)
+            self._skip(reason, self._events - 1)
 
     def _dead(self, event: Event) -> bool:
         vm = self._lane.machine.vms.get(getattr(event, "vm", -1))
@@ -123,7 +126,7 @@ class Checker:
     def _result(self, event: Event, number: int, recorded: int, outcome: Outcome, *, dead: bool) -> None:
         assert outcome.ret is not None
         reason = self._why_unknown(getattr(event, "vm", None))
-        if not reason and self._lane.unattributed[-1:] == [number]:
+        if not reason and self._lane.unattributed[-1:] == [number] and not self._too_large(outcome):
             reason = UNATTRIBUTED
         agrees = results_agree(recorded, outcome.ret)
         if not reason and agrees and not dead and borrowed(event, outcome, self._lane):
@@ -133,6 +136,11 @@ class Checker:
         rule, source = rule_of(event, outcome)
         row = Compared(RESULTS, event.KIND, ret_text(min(outcome.ret, 0)), ret_text(min(recorded, 0)), source, reason)
         self._compare(row, event, number, rule)
+
+    def _too_large(self, outcome: Outcome) -> bool:
+        """Tell whether the array that failed is larger than the machine: then the model says so by itself."""
+        ram_bytes = self._lane.profile.total_ram_pages * PAGE_SIZE_BYTES
+        return bool(ram_bytes) and any(nominal_bytes > ram_bytes for _site, _array, nominal_bytes in outcome.refused)
 
     def _run(self, run: Run) -> None:
         first = self._events
@@ -221,7 +229,7 @@ class Checker:
         return CheckReport(
             policy=self._policy.name,
             release=self._release,
-            assumed=self._lane.profile.assumed,
+            profile=facts_of(self._lane.profile),
             events=self._events,
             checked=checked,
             agreed=agreed,
@@ -246,6 +254,12 @@ def borrowed(event: Event, outcome: Outcome, lane: Lane) -> bool:
     return isinstance(event, MemslotSet) and outcome.why == "guest_memfd bind"
 
 
+def facts_of(profile: Profile) -> tuple[Fact, ...]:
+    """Return the facts of a profile as result values."""
+    assumed = {word.partition("=")[0] for word in profile.assumed}
+    return tuple(Fact(name=name, value=value, assumed=name in assumed) for name, value in profile.facts().items())
+
+
 def rule_of(event: Event, outcome: Outcome) -> tuple[str, str]:
     """Return the rule behind a result, and where the kernel has it."""
     source = next((row.source for row in CHECKS if row.name == outcome.why), "")
@@ -256,11 +270,3 @@ def _source_of(cls: type[Event]) -> str:
     """Return the place in the kernel that an event's docstring names."""
     _head, _mark, source = (cls.__doc__ or "").partition("Source: ")
     return " ".join(source.split()).rstrip(".")[:512]
-
-
-def sites_checked() -> Iterator[str]:
-    """Yield the allocation sites that the model knows, sorted; areas of others are counted, not compared."""
-    yield from sorted(SITES)
-
-
-__all__ = ["AREAS", "CheckReport", "Checker", "check", "sites_checked"]

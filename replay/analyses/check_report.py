@@ -4,6 +4,7 @@ from typing import Final
 
 import attrs
 
+from replay.analyses.compare_report import Fact
 from replay.events.base import text, uint, values
 
 MISMATCHES_MAX: Final = 1000
@@ -52,7 +53,7 @@ class CheckReport:
 
     policy: str = text("policy that was checked", length_max=64)
     release: str = text("kernel release that was checked, empty: not known", length_max=128)
-    assumed: tuple[str, ...] = attrs.field(default=())
+    profile: tuple[Fact, ...] = values("facts of the machine", Fact, length_max=64)
     events: int = uint("events replayed")
     checked: int = uint("comparisons made")
     agreed: int = uint("comparisons in which model and kernel agree")
