@@ -133,11 +133,12 @@ class MemslotPlaces:
 
     def first_before(self, call: OpenCall) -> OpenCall | None:
         """Return the call under way whose commit, before this one's, explains this one's result; None when none is needed."""
-        wanted = region(call.record)
+        others = self.others(call.vm, call)
+        wanted = region(call.record) if others else None
         layout = self.layouts.get(call.vm, {}) if call.vm is not None else {}
         if wanted is None or agrees(layout, wanted):
             return None
-        for other in self.others(call.vm, call):
+        for other in others:
             done = region(other.record)
             if done is None or done.ret != 0:
                 continue

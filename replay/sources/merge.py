@@ -1,22 +1,20 @@
 """Import the strace and the tracefs recording of one run: arguments and lifetimes from one, places and pages from the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-from replay.header import Header, Machine, SourceFile, Trailer
+from replay.header import SourceFile, Tool, Trailer
 from replay.runs import Item
-from replay.sources.files import BLOCK_BYTES, Input, text_blocks, text_lines
+from replay.sources.files import BLOCK_BYTES, Input
 from replay.sources.memslot_places import MemslotPlaces
 from replay.sources.merge_calls import PairedCalls, is_kvm_call
 from replay.sources.pairing import Pairing, Sample
 from replay.sources.processes import Resolver
-from replay.sources.strace_lexer import StraceLexer
+from replay.sources.strace_import import StraceImport
 from replay.sources.strace_queue import StraceQueue
-from replay.sources.strace_scan import Scanner, ScanResult
-from replay.sources.syscalls import Record
 from replay.sources.tally import Tally
 from replay.sources.tracefs import FORMAT, Walk, clock_of, first_time_ns
 from replay.sources.tracefs_calls import Emitter
@@ -35,11 +33,6 @@ def chunks(source: Input) -> Iterator[bytes]:
     with source.open() as stream:
         while data := stream.read(BLOCK_BYTES):
             yield data
-
-
-def machine_of(facts: Mapping[str, Any]) -> Machine:
-    """Return the machine that the first pass's facts describe."""
-    return Machine(**facts)
 
 
 def sample_calls(blocks: Sequence[Block]) -> list[Sample]:
@@ -67,30 +60,24 @@ class MergedImport:
     Raises PairingError, at the first item or at the end, for two recordings that do not show one run.
     """
 
-    def __init__(self, strace: Input, trace: Input, *, strace_first: bool = True) -> None:
+    def __init__(self, strace: StraceImport, trace: Input) -> None:
         self._strace, self._trace = strace, trace
-        self._strace_file, self._trace_file = (0, 1) if strace_first else (1, 0)
         self._tally = Tally()
-        self._scan = self._first_pass()
         self._lexer = TracefsLexer(chunks(trace))
         blocks = iter(self._lexer)
         self._read = self._sampled(blocks)
         self._blocks = chain(self._read, blocks)
-        sources = [SourceFile(name=strace.name, format="strace"), SourceFile(name=trace.name, format=FORMAT)]
         first_ns = first_time_ns(self._read[0] if self._read else None, latency=self._lexer.latency)
-        self.header = Header(
-            machine=machine_of(self._scan.facts),
+        known = strace.header
+        self.header = attrs.evolve(
+            known,
             clock=clock_of(first_ns),
-            sources=tuple(sources if strace_first else sources[::-1]),
-            complete_start=self._scan.complete_start,
+            tools=(*known.tools, Tool(name=FORMAT)),
+            sources=(*known.sources, SourceFile(name=trace.name[-255:], format=FORMAT)),
+            provenance="imported from strace and tracefs text of one run",
         )
-        self._walk = self._make()
-
-    def _first_pass(self) -> ScanResult:
-        scanner = Scanner()
-        with self._strace.open() as stream:
-            scanner.scan(text_blocks(stream), file=self._strace_file)
-        return scanner.finish()
+        self._pairing = Pairing(StraceQueue(strace.records()), self._tally)
+        self._walk = self._make(len(known.sources))
 
     @staticmethod
     def _sampled(blocks: Iterator[Block]) -> list[Block]:
@@ -104,44 +91,31 @@ class MergedImport:
                 break
         return read
 
-    def _make(self) -> Walk:
-        resolver = Resolver(self._scan.lineage)
-        out, owners = ItemWriter(), Owners(resolver)
-        self._queue = StraceQueue(self._records())
-        self._pairing = Pairing(self._queue, self._tally)
-        first = self._scan.lineage.first
-        name, tally = self._trace.name, self._tally
-        calls = PairedCalls(
-            Emitter(resolver, owners, out),
-            self._queue,
-            self._pairing,
-            MemslotPlaces(),
-            tally,
-            first.__contains__,
-            self._strace.name,
-            name,
-            self._trace_file,
-            follows=len(first) > 1,
-        )
-        fold = PageFold(owners, out, tally, name, self._trace_file, calls.use, calls.foreign)
-        return Walk(self._lexer, calls, fold, out, tally, name, self._trace_file, "shadow_pages")
-
-    def _records(self) -> Iterator[Record]:
-        with self._strace.open() as stream:
-            lexer = StraceLexer(text_lines(stream), file=self._strace_file, name=self._strace.name, tally=self._tally)
-            yield from lexer
+    def _make(self, file: int) -> Walk:
+        names = tuple(source.name for source in self.header.sources)
+        scan, name, tally = self._strace.scan(), self._trace.name, self._tally
+        resolver = Resolver(scan, tally=tally, names=names)
+        threads = scan.lineage.first
+        owners = Owners(resolver, outside=lambda tid: tid not in threads)
+        emit = Emitter(resolver, owners, ItemWriter())
+        pairing, queue = self._pairing, self._pairing.queue
+        calls = PairedCalls(emit, queue, pairing, MemslotPlaces(), tally, names, name, file, follows=len(threads) > 1)
+        fold = PageFold(owners, emit.out, tally, name, file, calls.use)
+        return Walk(self._lexer, calls, fold, emit.out, tally, name, file, "shadow_pages")
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order of the trace."""
         self._pairing.begin(sample_calls(self._read))
-        return self._walk.items(self._blocks)
+        yield from self._walk.items(self._blocks)
 
     def trailer(self) -> Trailer:
         """Return the counts."""
-        return Trailer(events=self._walk.events, counters=self._tally.counters())
+        counters = (*self._tally.counters(), *self._strace.trailer().counters)
+        order = ("lost", "unknown", "ignored")
+        merged = sorted(counters, key=lambda counter: (order.index(counter.severity), counter.kind))
+        return Trailer(events=self._walk.events, counters=tuple(merged))
 
     def warnings(self) -> Sequence[str]:
         """Return what a reader of the stream should know."""
-        if any(counter.severity != "ignored" for counter in self._tally.counters()):
-            return ("some of the two recordings is lost, not understood, or in one of them only; see the counters",)
-        return ()
+        found = [f"{c.first}: {c.kind} ({c.count})" for c in self.trailer().counters if c.severity == "lost"]
+        return tuple(found)

@@ -1,6 +1,5 @@
 """Take the system calls of one run that strace and tracefs recorded together: arguments from one, places from the other."""
 
-from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -30,8 +29,7 @@ FOREIGN_CALL: Final = "KVM call of a thread outside the strace recording"
 class PairedCalls:
     """Goes through the calls of the trace and fetches the records of strace that belong to them, or lie between them.
 
-    known: says whether a thread occurs in the strace recording. follows: strace followed forks and threads (-f).
-    names: base names of the two, for places.
+    follows: strace followed forks and threads (-f). strace_names, trace_name: base names, for places.
     """
 
     emit: Emitter
@@ -39,8 +37,7 @@ class PairedCalls:
     pairing: Pairing
     places: MemslotPlaces
     tally: Tally
-    known: Callable[[int], bool]
-    strace_name: str
+    strace_names: tuple[str, ...]
     trace_name: str
     trace_file: int
     follows: bool = True
@@ -58,7 +55,8 @@ class PairedCalls:
         if record is None or call.name != "ioctl":
             self.tally.add(self._place(line), f"sys_{call.name}", "ignored")
             return
-        if self.foreign(task.tid):
+        if self.emit.owners.is_outside(task.tid):
+            self.emit.owners.strangers.add(task.tid)
             self.tally.add(self._place(line), FOREIGN_CALL, "ignored" if self.follows else "unknown")
             return
         if task.tid in self._open:
@@ -89,7 +87,7 @@ class PairedCalls:
         """Take the result of a call: its events are written here, unless they had to come before."""
         opened = self._open.pop(task.tid, None)
         if opened is None:
-            if call.name == "ioctl" and self.known(task.tid) and self.pairing.pairs:
+            if call.name == "ioctl" and not self.emit.owners.is_outside(task.tid):
                 self.tally.add(self._place(line), LATE_EXIT, "ignored")  # not of KVM, or entered before the trace
             return
         if opened.entry is None:
@@ -104,10 +102,6 @@ class PairedCalls:
         found = self.places.used(use.vm, use.gfn)
         if found is not None:
             self._commit(found, use.time_ns, None, self.trace_name)
-
-    def foreign(self, tid: int) -> bool:
-        """Say whether a thread is outside the strace recording."""
-        return not self.known(tid)
 
     def end(self) -> None:
         """Take the end of the trace: finish what is open, then all that strace has left."""
@@ -250,7 +244,7 @@ class PairedCalls:
         record = entry.record
         assert isinstance(record, Syscall)
         self.queue.drop(entry)
-        self.tally.add(f"{self.strace_name}:{record.line}", f"{ONLY_STRACE}: {ioctl_name(entry.cmd or 0)}")
+        self.tally.add(f"{self.strace_names[record.file]}:{record.line}", f"{ONLY_STRACE}: {ioctl_name(entry.cmd or 0)}")
         self._to_trace_clock(entry)
         events = self._resolve_enter(record)
         vm = self.emit.resolver.vm_of_call(record)

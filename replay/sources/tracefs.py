@@ -147,6 +147,19 @@ def first_time_ns(block: Block | None, *, latency: bool) -> int | None:
     return None
 
 
+def lineage_of(block: Block | None) -> Lineage:
+    """Return what a trace says of processes, as its resolver needs it.
+
+    With option record-tgid each line names its process, and the calls that make tasks are not missed. Without it the trace
+    says nothing: two threads whose makers are not known make the resolver tell VMs apart by the threads that call them.
+    """
+    for row in block.rows if block is not None else ():
+        task = task_line(row[9]) if row[9] else None
+        if task is not None and task.tgid is not None:
+            return Lineage(makers_recorded=True)
+    return Lineage(first={0: (0, 0), 1: (0, 0)})
+
+
 class TracefsImport:
     """A stream over one tracefs trace.
 
@@ -163,9 +176,9 @@ class TracefsImport:
         self._walk = self._make(name)
 
     def _make(self, name: str) -> Walk:
-        lineage = Lineage()
-        resolver = Resolver(lineage)
-        out, owners = ItemWriter(), Owners(resolver)
+        lineage = lineage_of(self._first)
+        resolver = Resolver(lineage, tally=self._tally, names=(name,))
+        out, owners = ItemWriter(), Owners(resolver, by_thread=not lineage.makers_recorded)
         calls = AloneCalls(Emitter(resolver, owners, out), lineage, self._tally, name, 0)
         fold = PageFold(owners, out, self._tally, name, 0)
         return Walk(self._lexer, calls, fold, out, self._tally, name, 0)

@@ -65,7 +65,10 @@ class Emitter:
 
 @attrs.define
 class AloneCalls:
-    """Calls of a tracefs trace without a strace recording beside it."""
+    """Calls of a tracefs trace without a strace recording beside it.
+
+    lineage: which the resolver reads; processes are added to it as lines name them.
+    """
 
     emit: Emitter
     lineage: Lineage
@@ -75,14 +78,16 @@ class AloneCalls:
     _open: dict[int, Syscall] = attrs.field(factory=dict)
     _late: dict[int, list[Event]] = attrs.field(factory=dict)
     _known: set[int] = attrs.field(factory=set)
+    _other: set[int] = attrs.field(factory=set)
 
     def enter(self, task: TaskLine, call: SyscallEnter, line: int) -> None:
         """Take the entry of a call; a thread whose last call never returned has lost its exit."""
+        self._meet(task)
         record = syscall_record(task, call, line, self.file)
         if record is None:
             self.tally.add(f"{self.name}:{line}", f"sys_{call.name}", "ignored")
+            self._other.add(task.tid)
             return
-        self._meet(task)
         if self._open.pop(task.tid, None) is not None:
             self.tally.add(f"{self.name}:{line}", LOST_EXIT, "lost")
             self.emit.write(self._late.pop(task.tid, []))
@@ -95,8 +100,9 @@ class AloneCalls:
         """Take the result of a call."""
         record = self._open.get(task.tid)
         if record is None or record.name != call.name:
-            if call.name == "ioctl":
+            if call.name == "ioctl" and task.tid not in self._other:
                 self.tally.add(f"{self.name}:{line}", LATE_EXIT)
+            self._other.discard(task.tid)
             return
         del self._open[task.tid]
         finish(record, call, task.time_ns, line)
@@ -111,10 +117,13 @@ class AloneCalls:
 
     def _meet(self, task: TaskLine) -> None:
         """Tell the resolver of a thread's process, when option record-tgid printed it."""
-        if task.tid in self._known:
+        if task.tgid is None or task.tid in self._known:
             return
-        self._known.add(task.tid)
-        if task.tgid is not None and task.tgid != task.tid:
+        if task.tgid not in self._known:
+            self._known.add(task.tgid)
+            self.lineage.add(Birth(task.tgid, parent=0))
+        if task.tgid != task.tid:
+            self._known.add(task.tid)
             self.lineage.add(Birth(task.tid, task.tgid, thread=True, shares_vm=True, shares_files=True))
 
 

@@ -5,6 +5,7 @@ kvm_mmu_get_shadow_page() runs in a vCPU's thread inside KVM_RUN, while __kvm_mm
 in mmu notifiers and when a process or the last fd goes.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -68,10 +69,15 @@ def page_key(gfn: int, level: int) -> int:
 class Owners:
     """Answers "whose page is this", remembers the answer for a thread until something changes.
 
-    `calls` holds the VM of the call that a thread is in, None for a call on something else than a VM.
+    by_thread: processes are not known, so a thread's own VM is the one that it called, not its process's.
+    outside: says of a thread that it is none of the recorded run: a kernel thread, or a stranger; None: there are none.
+    strangers: threads outside that were seen to work for a VM of their own.
     """
 
     _tasks: Tasks
+    by_thread: bool = False
+    outside: Callable[[int], bool] | None = None
+    strangers: set[int] = attrs.field(factory=set)
     vms: dict[int, VmPages] = attrs.field(factory=dict)
     fast: dict[bytes, Lane] = attrs.field(factory=dict)
     _calls: dict[int, int] = attrs.field(factory=dict)
@@ -117,8 +123,21 @@ class Owners:
             lane = Lane(self.pages_of(vm), task)
             self.fast[tid_text] = lane
             return lane
-        vm = self._holder(tid, key) if zap else self._tasks.vm_of_task(tid)
+        vm = self._holder(tid, key) if zap else self._runner(tid)
         return None if vm is None else Lane(self.pages_of(vm), task)
+
+    def is_outside(self, tid: int) -> bool:
+        """Say whether a thread is none of the recorded run."""
+        return self.outside is not None and self.outside(tid)
+
+    def has_vm(self, tid: int) -> bool:
+        """Say whether the process of a thread has any VM that lives."""
+        return bool(self._tasks.vms_of_process(tid))
+
+    def _runner(self, tid: int) -> int | None:
+        """Return the live VM that a thread last ran or called."""
+        vm = self._tasks.vm_of_task(tid)
+        return vm if vm in self._tasks.vms_of_process(tid) else None
 
     def _sure(self, tid: int) -> int | None:
         """Return the VM of the call that the thread is in, else its process's only one."""
@@ -129,7 +148,14 @@ class Owners:
         return held[0] if len(held) == 1 else None
 
     def _holder(self, tid: int, key: int) -> int | None:
-        """Return the only VM of the thread's process, or of all when it has none (a kernel thread), that has this page."""
-        held = self._tasks.vms_of_process(tid) or tuple(sorted(self.vms))
+        """Return the only VM that has this page: of the thread's process, for a thread from outside of all.
+
+        Outside is who reclaims memory: mmu.c mmu_shrink_scan() zaps pages of any VM (before 6.14).
+        """
+        if tid in self.strangers:
+            return None
+        held = tuple(sorted(self.vms)) if self.is_outside(tid) else self._tasks.vms_of_process(tid)
         having = [vm for vm in held if vm in self.vms and key in self.vms[vm].live]
+        if self.by_thread and len(having) > 1:
+            having = [vm for vm in having if vm == self._tasks.vm_of_task(tid)]
         return having[0] if len(having) == 1 else None

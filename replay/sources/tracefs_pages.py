@@ -18,6 +18,8 @@ from replay.sources.tracefs_owners import Lane, Owners, page_key
 
 _LEVELS: Final = {b"1": 1, b"2": 2, b"3": 3, b"4": 4, b"5": 5}
 AMBIGUOUS: Final = "shadow page of a thread that belongs to no known VM, or to several"
+OUTSIDE: Final = "shadow page of a process outside the recording"
+AFTER_END: Final = "shadow page zapped after its VM's end"
 UNSEEN: Final = "shadow page zapped whose creation was not recorded"
 LEVEL_5: Final = "level 5 shadow page: a passthrough root, which accounts nothing, prints the same text"
 ROLE_BITS: Final = "role bits not printed in text: smm, guest_mode (pages taken as address space 0, not nested)"
@@ -65,7 +67,6 @@ class PageFold:
     """Folds rows of `tracefs_grammar.PAGE_LINES` into runs.
 
     name, file: of the trace, for places. on_use: called before a page of a watched VM is accounted.
-    foreign: says of a thread that its pages are none of this recording's.
     """
 
     owners: Owners
@@ -74,7 +75,6 @@ class PageFold:
     name: str
     file: int
     on_use: Callable[[Use], None] | None = None
-    foreign: Callable[[int], bool] | None = None
     microseconds: bool = False
     line: int = 0
     _unowned: set[bytes] = attrs.field(factory=set)
@@ -146,7 +146,7 @@ class PageFold:
         key = page_key(gfn, level)
         lane = self.owners.lane(tid_text, key, zap=not made)
         if lane is None:
-            self._unplaced(tid_text, time_ns, line)
+            self._unplaced(tid_text, time_ns, line, made=made)
             return
         if level == 5:
             self.tally.add(self._place(line), LEVEL_5)
@@ -173,11 +173,16 @@ class PageFold:
             self.out.event(ShadowRootAlloc(vm=vm, ret=0, inferred=True, task=task, time_ns=time_ns, source=source))
             self.tally.add(self._place(line), ROLE_BITS, "ignored")
 
-    def _unplaced(self, tid_text: bytes, time_ns: int | None, line: int) -> None:
-        """Count a line that has no VM; mark the place once until the thread's place is known again."""
+    def _unplaced(self, tid_text: bytes, time_ns: int | None, line: int, *, made: bool) -> None:
+        """Count a line that has no VM; mark the first one of each thread."""
         tid = int(tid_text)
-        if self.foreign is not None and self.foreign(tid):
-            self.tally.add(self._place(line), "shadow page of a process outside the recording", "ignored")
+        if self.owners.is_outside(tid):
+            if made:
+                self.owners.strangers.add(tid)
+            self.tally.add(self._place(line), OUTSIDE, "ignored")
+            return
+        if not made and self.owners.outside is not None and not self.owners.has_vm(tid):
+            self.tally.add(self._place(line), AFTER_END, "ignored")
             return
         self.tally.add(self._place(line), AMBIGUOUS)
         if tid_text not in self._unowned:
