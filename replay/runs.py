@@ -68,6 +68,9 @@ class Constant(Sequence[int]):
         return iter((self.number,) * self.length)
 
 
+COLUMNS: Final = ("kind", "vm", "as_id", "gfn", "level", "nested", "ret", "task", "time_ns", "file", "line", "inferred")
+"""Names of the columns of a run."""
+
 Column = Sequence[int] | Sequence[int | None]
 
 
@@ -114,6 +117,11 @@ class Run:
     def events(self) -> Iterator[HotEvent]:
         """Yield every row as an event object."""
         return (self.event_at(row) for row in range(len(self)))
+
+    def select(self, rows: Sequence[int]) -> "Run":
+        """Return the run with only some of its rows, in the order given."""
+        columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in COLUMNS}
+        return attrs.evolve(self, **columns)
 
 
 Item = Event | Run
@@ -206,7 +214,6 @@ class RunBuilder:
         if not self._rows:
             return None
         columns = list(zip(*self._rows, strict=True))
-        names = ("kind", "vm", "as_id", "gfn", "level", "nested", "ret", "task", "time_ns", "file", "line", "inferred")
         tasks = tuple(Task(pid, tid) for pid, tid in self._tasks)
         self._rows, self._tasks = [], {}
-        return Run(tasks=tasks, **dict(zip(names, columns, strict=True)))
+        return Run(tasks=tasks, **dict(zip(COLUMNS, columns, strict=True)))

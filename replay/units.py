@@ -123,7 +123,7 @@ def bytes_text(size_bytes: int) -> str:
     for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= factor:
             whole, rest = divmod(size, factor)
-            return f"{sign}{whole} {unit}" if not rest else f"{sign}{size / factor:.1f} {unit}"
+            return f"{sign}{whole} {unit}" if not rest else f"{sign}{size / factor:.2f} {unit}"
     return f"{sign}{size} B"
 
 

@@ -50,9 +50,11 @@ class Episode:
 class ArrayTracker:
     """Follow the arrays of one pair of lanes."""
 
-    def __init__(self, names: tuple[str, str], emit: Callable[[Finding], None]) -> None:
+    def __init__(self, names: tuple[str, str], emit: Callable[[Finding], None], parted_row: Callable[[int | None], str]) -> None:
+        """parted_row: catalogue row of what parted the lanes in a VM, for memslots that only one of them has."""
         self._names = names
         self._emit = emit
+        self._parted_row = parted_row
         self._open: dict[Key, Episode] = {}
         self._seen: dict[Key, int] = {}
         self._parted: dict[tuple[int, int, int], None] = {}
@@ -128,10 +130,12 @@ class ArrayTracker:
         vm, as_id, slot, array = episode.key
         more = episode.most[0] > 0
         holder, lacker = (self._names[1], self._names[0]) if more else self._names
-        row = _row(episode, end, filled=filled, failed=self._failing)
+        row = self._parted_row(vm) if array == WHOLE_SLOT else _row(episode, end, filled=filled, failed=self._failing)
         rule = RULES[row]
-        had = f"{bytes_text(abs(episode.most[0]))} of {array} for {slot_text(as_id, slot)}"
-        sides = {holder: Side(lane=holder, did=f"has {had}"), lacker: Side(lane=lacker, did=f"has no {array} for it")}
+        sides = {
+            name: Side(lane=name, did=did)
+            for name, did in zip((holder, lacker), _did(array, abs(episode.most[0]), as_id, slot), strict=True)
+        }
         explanation = rule.explanation
         if filled and end is not None and end.pid is not None and episode.opened.pid not in {None, end.pid}:
             explanation += f" Charged to process {end.pid} instead of {episode.opened.pid} (D28)."
@@ -159,6 +163,14 @@ class ArrayTracker:
         )
 
 
+def _did(array: str, nominal_bytes: int, as_id: int, slot: int) -> tuple[str, str]:
+    """Say what the lane that has the memory has, and what the other one has not."""
+    name, size = slot_text(as_id, slot), bytes_text(nominal_bytes)
+    if array == WHOLE_SLOT:
+        return f"has {name}, with {size} of arrays", f"has no {name}"
+    return f"{size} of {array} for {name}", f"no {array} for it"
+
+
 def _cause(array: str, holder: str, lacker: str) -> str:
     if array == WHOLE_SLOT:
         return f"the memslot exists in {holder} only: a result differs here"
@@ -179,8 +191,6 @@ _FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D
 def _row(episode: Episode, end: Where | None, *, filled: bool, failed: bool) -> str:
     """Return the catalogue row of an episode, '' for none. failed: the event that ends it failed."""
     _vm, _as_id, slot, array = episode.key
-    if array == WHOLE_SLOT:
-        return "D19" if slot >= KVM_USER_MEM_SLOTS else "D7"
     if array != GFN_WRITE_TRACK:
         return "D9" if episode.opened.kind == "shadow_root.alloc" else ""
     if episode.opened.kind in _FILLED_BY and not filled:

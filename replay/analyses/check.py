@@ -4,7 +4,7 @@ A result that the model takes from the recording is no check, and neither is any
 with their reason. Zero checks is never a pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -28,12 +28,13 @@ from replay.events import (
     VmCreate,
     VmEnableCap,
 )
+from replay.header import Header
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CHECKS
 from replay.kvm.policies import policy_for, policy_named
 from replay.kvm.profile import Profile, profile_of
 from replay.kvm.uapi import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
-from replay.runs import ACCOUNT, GUEST_WRITE, HOT_CLASSES, QUERY, Run
+from replay.runs import ACCOUNT, GUEST_WRITE, HOT_CLASSES, QUERY, Item, Run
 from replay.stream import Stream
 from replay.units import PAGE_SIZE_BYTES, ret_text
 
@@ -51,19 +52,20 @@ def check(stream: Stream, overrides: Mapping[str, Any] | None = None, *, policy:
     """Replay a stream in the lane of the kernel that it was recorded on, and compare.
 
     overrides: facts of the profile that take the place of the header's. policy: its name, for a kernel whose release does not
-    tell it (a distribution's patch). Raises RecordingError, SourceError, EventError or ProfileError.
+    tell it (a distribution's patch). Raises RecordingError, SourceError, EventError or ProfileError. Cost: that of one lane.
     """
-    return Checker(stream, overrides or {}, policy).run()
+    return Checker(stream.header, overrides, policy).run(stream.items())
 
 
 class Checker:
-    """The state of one check; use `check()`."""
+    """The state of one check, for callers that hand over the items themselves; see `check()`."""
 
-    def __init__(self, stream: Stream, overrides: Mapping[str, Any], policy: str | None) -> None:
-        machine = stream.header.machine
+    def __init__(self, header: Header, overrides: Mapping[str, Any] | None = None, policy: str | None = None) -> None:
+        machine = header.machine
         profile = profile_of(machine, overrides)
-        self._stream = stream
-        self._release = str(profile.release) if machine.kernel_release is not None or "release" in overrides else ""
+        known = machine.kernel_release is not None or "release" in (overrides or {})
+        self._title = header.title
+        self._release = str(profile.release) if known else ""
         self._policy = policy_named(policy, profile.release) if policy else policy_for(profile.release)
         self._lane = Lane("recorded", self._policy, profile, factual=True, recorded_tdp=machine.tdp)
         self._window = Window()
@@ -75,9 +77,9 @@ class Checker:
         self._mismatches: list[Mismatch] = []
         self._events = 0
 
-    def run(self) -> CheckReport:
-        """Read the stream to its end and return the report."""
-        for item in self._stream.items():
+    def run(self, items: Iterable[Item]) -> CheckReport:
+        """Read all items and return the report."""
+        for item in items:
             if isinstance(item, Run):
                 self._run(item)
             else:
@@ -227,6 +229,7 @@ class Checker:
         checked = sum(cells[0] for cells in self._facets.values())
         agreed = sum(cells[1] for cells in self._facets.values())
         return CheckReport(
+            title=self._title,
             policy=self._policy.name,
             release=self._release,
             profile=facts_of(self._lane.profile),

@@ -51,6 +51,7 @@ class Mismatch:
 class CheckReport:
     """The answer of `check`. checked = agreed + mismatches; zero checks is never a pass."""
 
+    title: str = text("title of the recording", length_max=256)
     policy: str = text("policy that was checked", length_max=64)
     release: str = text("kernel release that was checked, empty: not known", length_max=128)
     profile: tuple[Fact, ...] = values("facts of the machine", Fact, length_max=64)

@@ -8,7 +8,6 @@ from replay.analyses.arrays import ArrayTracker
 from replay.analyses.catalogue import RULES
 from replay.analyses.context import Where, place_of, result_text, where
 from replay.analyses.findings import (
-    BYTES_ONLY,
     ENOMEM_GONE,
     ENOMEM_MOVED,
     ENOMEM_NEW,
@@ -42,8 +41,10 @@ class _Refusal:
     as_id: int | None
     slot: int | None
     said: tuple[Side, Side]
-    too_large: bool
-    internal: bool
+    row: str
+
+
+_REFUSED_BY: Final = {"notifier.register": "D8", "shadow_root.alloc": "D9", "vcpu.create": "D19", "tss.set": "D19"}
 
 
 class Pair:
@@ -55,9 +56,10 @@ class Pair:
         self.counts: dict[str, list[int]] = {}
         self._header = header
         self._names = (reference.name, other.name)
-        self._arrays = ArrayTracker(self._names, self._emit)
+        self._arrays = ArrayTracker(self._names, self._emit, self._parted_row)
         self._refusals: list[_Refusal] = []
         self._parted: dict[int, Where] = {}  # VM -> event where its state parted
+        self._rows: dict[int, str] = {}  # VM -> catalogue row of what parted it
         self._state_open: dict[tuple[int, str], Where] = {}
         self.horizon: int | None = None
 
@@ -119,30 +121,29 @@ class Pair:
             catalogue = self._result_row(at, step, a, b)
         sides = (_side(self._names[0], a), _side(self._names[1], b))
         if (a.ret == -ENOMEM) != (b.ret == -ENOMEM) and min(a.ret, b.ret) == -ENOMEM and max(a.ret, b.ret) >= 0:
-            self._refuse(at, step, (a, b), sides)
+            catalogue = self._refuse(at, step, (a, b), sides)
         else:
             self._result_finding(at, step, sides, catalogue)
-        if at.vm is not None:
-            self._parted.setdefault(at.vm, at)
+        self._part(at, catalogue)
         if self.horizon is None:
             self.horizon = at.event
 
     def _result_row(self, at: Where, step: Step, a: Outcome, b: Outcome) -> str:
-        bugged = self._bugged_row(at.vm)
-        if bugged:
-            return bugged
+        if at.vm in self._parted:
+            return self._parted_row(at.vm)
         if "external page-track user" in a.why + b.why:
             return "D14"
-        if at.vm in self._parted:
-            return next((f.catalogue for f in reversed(self.findings) if f.vm == at.vm and f.divergence != BYTES_ONLY), "D7")
         return "D19" if isinstance(step.event, VcpuCreate) else ""
 
-    def _bugged_row(self, vm: int | None) -> str:
-        """Return the row of the event that killed the VM in one lane only, '' when none did."""
-        for finding in self.findings:
-            if finding.vm == vm and finding.catalogue in {"D11", "D12"}:
-                return finding.catalogue
-        return ""
+    def _parted_row(self, vm: int | None) -> str:
+        """Return the catalogue row of what first parted the lanes in a VM, '' when nothing did."""
+        return "" if vm is None else self._rows.get(vm, "")
+
+    def _part(self, at: Where, row: str) -> None:
+        """Remember that the VM's state differs from here on, and why."""
+        if at.vm is not None and at.vm not in self._parted:
+            self._parted[at.vm] = at
+            self._rows[at.vm] = row
 
     def _result_finding(self, at: Where, step: Step, sides: tuple[Side, Side], catalogue: str) -> None:
         cause = self._parted.get(at.vm) if at.vm is not None else None
@@ -169,14 +170,16 @@ class Pair:
             )
         )
 
-    def _refuse(self, at: Where, step: Step, outcomes: tuple[Outcome, Outcome], sides: tuple[Side, Side]) -> None:
+    def _refuse(self, at: Where, step: Step, outcomes: tuple[Outcome, Outcome], sides: tuple[Side, Side]) -> str:
+        """Keep a failure of one lane until its counterpart is seen; return its catalogue row."""
         a, b = outcomes
         failing = b if b.ret == -ENOMEM else a
         pages = self.other.machine.allocator.total_ram_pages
         too_large = bool(pages) and any(nominal > pages * 4096 for _site, _array, nominal in failing.refused)
         as_id, slot = _slot_of(step)
-        internal = not isinstance(step.event, (MemslotSet, NotifierRegister)) and at.kind in {"vcpu.create", "tss.set"}
-        self._refusals.append(_Refusal(at, b.ret == -ENOMEM, as_id, slot, sides, too_large, internal))
+        row = "D32" if too_large else _REFUSED_BY.get(at.kind, "D7")
+        self._refusals.append(_Refusal(at, b.ret == -ENOMEM, as_id, slot, sides, row))
+        return row
 
     def _match_refusals(self) -> None:
         """Make one enomem-moved of each failure of the reference lane and the next one of the other lane in the same VM."""
@@ -195,19 +198,22 @@ class Pair:
 
     def _moved(self, first: _Refusal, second: _Refusal) -> Finding:
         base = self._lone(first)
+        row = "D19" if "D19" in {first.row, second.row} else "D32" if "D32" in {first.row, second.row} else "D7"
         calls = (second, first) if first.in_other else (first, second)
         did = [f"-ENOMEM from {call.at.kind} at event {call.at.event}" for call in calls]
         sides = tuple(Side(lane=name, ret=-ENOMEM, did=text) for name, text in zip(self._names, did, strict=True))
         return attrs.evolve(
             base,
             divergence=ENOMEM_MOVED,
+            catalogue=row,
+            explanation=RULES[row].explanation,
+            source=RULES[row].source,
             sides=sides,
             visible=f"result of {first.at.kind} at event {first.at.event}, of {second.at.kind} at event {second.at.event}",
         )
 
     def _lone(self, refusal: _Refusal) -> Finding:
-        row = "D32" if refusal.too_large else "D19" if refusal.internal else "D7"
-        at = refusal.at
+        row, at = refusal.row, refusal.at
         return Finding(
             event=at.event,
             kind=at.kind,
@@ -230,12 +236,11 @@ class Pair:
 
     def _logs(self, at: Where, a: list[str], b: list[str], kind: str) -> None:
         sides = tuple(Side(lane=name, did="; ".join(log) or "no warning") for name, log in zip(self._names, (a, b), strict=True))
-        row = "D17" if kind == "memslot.set" else ""
+        row = self._parted_row(at.vm) or ("D17" if kind == "memslot.set" else "")
         self._state_finding(at, sides, row, "the kernel log differs")
 
     def _state_finding(self, at: Where, sides: tuple[Side, ...], row: str, cause: str, divergence: str = STATE_DIFFERS) -> None:
-        if at.vm is not None:
-            self._parted.setdefault(at.vm, at)
+        self._part(at, row)
         self._emit(
             Finding(
                 event=at.event,
@@ -281,7 +286,7 @@ class Pair:
         if last is not None and last.event == at.event:
             return  # the same event is reported already, with its reason
         sides = tuple(Side(lane=name, did=f"{field}: {text}") for name, text in zip(self._names, texts, strict=True))
-        row = self._bugged_row(at.vm) or "D7"
+        row = self._parted_row(at.vm)
         if field == "counts" and at.kind == "memslot.set" and not self.other.policy.flush_slot:
             row = "D17" if self.reference.policy.flush_slot else "D15"
         self._state_finding(at, sides, row, f"the VM's state parted at event {cause.event} ({cause.kind})")
@@ -310,7 +315,9 @@ class Pair:
         for (_vm, said_a, said_b), rows in groups.items():
             said = (said_a, said_b)
             kind = step.run.kind[rows[0]]
-            row = "" if BUG not in said else "D12" if kind in {REMOVE, UNACCOUNT} else "D11"
+            row = self._parted_row(step.run.vm[rows[0]])
+            if BUG in said:
+                row = "D12" if kind in {REMOVE, UNACCOUNT} else "D11"
             divergence = INVARIANT_BROKEN if NO_ARRAY in said else STATE_DIFFERS
             sides = tuple(Side(lane=lane, did=_times(text, len(rows))) for lane, text in zip(self._names, said, strict=True))
             cause = "write tracking is enabled in one lane only: nothing was registered and no shadow root loaded before"
@@ -329,7 +336,7 @@ class Pair:
             )
             divergence = STATE_DIFFERS if kind >= QUERY else RESULT_DIFFERS
             cause = "the counters or slots of the VM parted before"
-            self._state_finding(self._row_place(step, rows[0]), sides, self._bugged_row(vm), cause, divergence)
+            self._state_finding(self._row_place(step, rows[0]), sides, self._parted_row(vm), cause, divergence)
 
     def _row_place(self, step: RunStep, row: int) -> Where:
         event = step.run.event_at(row)

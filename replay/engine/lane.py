@@ -5,7 +5,7 @@ other lane is counterfactual: from the first result that parts from the recorded
 so that event is the lane's horizon.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -96,7 +96,7 @@ class Lane:
         if rows is None:
             outcome = fold_run(self.machine, run, first)
         else:
-            outcome = _back(fold_run(self.machine, _select(run, rows), first), rows) if rows else RunOutcome()
+            outcome = _back(fold_run(self.machine, run.select(rows), first), rows) if rows else RunOutcome()
         for row, recorded in enumerate(run.ret):
             if recorded is not None and run.kind[row] < ACCOUNT and (rows is None or row in rows):
                 ret = outcome.rets.get(row, 0)
@@ -156,13 +156,6 @@ class Lane:
 
 
 _KEPT_DISAGREEMENTS: Final = 100
-
-
-def _select(run: Run, rows: list[int]) -> Run:
-    """Return the run with some of its rows."""
-    names = ("kind", "vm", "as_id", "gfn", "level", "nested", "ret", "task", "time_ns", "file", "line", "inferred")
-    columns: dict[str, Any] = {name: [getattr(run, name)[row] for row in rows] for name in names}
-    return attrs.evolve(run, **columns)
 
 
 def _back(outcome: RunOutcome, rows: list[int]) -> RunOutcome:

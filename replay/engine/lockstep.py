@@ -34,13 +34,13 @@ class RunStep:
     outcomes: list[RunOutcome]
 
 
-def lockstep(items: Iterator[Item], lanes: Sequence[Lane], *, paranoid: bool = False) -> Iterator[Step | RunStep]:
-    """Yield each item with its outcomes, in order, events numbered from 0.
+def lockstep(items: Iterator[Item], lanes: Sequence[Lane], *, first: int = 0, paranoid: bool = False) -> Iterator[Step | RunStep]:
+    """Yield each item with its outcomes, in order, events numbered from `first`.
 
     Raises EventError for an event that does not fit the ones before it; with paranoid=True InvariantError as soon as a state
     breaks an invariant (cost: proportional to the state, at every step).
     """
-    number = 0
+    number = first
     for item in items:
         step: Step | RunStep
         if isinstance(item, Run):

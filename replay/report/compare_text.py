@@ -7,7 +7,7 @@ from typing import Final
 
 from replay.analyses.catalogue import RULES
 from replay.analyses.compare_report import CANNOT_TELL, SAME, CompareReport, LaneReport, PairReport
-from replay.analyses.findings import MEANINGS, Finding
+from replay.analyses.findings import CLASSES, MEANINGS, Finding
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
@@ -112,7 +112,7 @@ def _exposure(report: CompareReport) -> list[str]:
 
 
 def _shown(report: CompareReport) -> list[str]:
-    seen = [f"{count.count:,} {count.name}" for count in report.never if count.count]
+    seen = [f"{count.name} {count.count:,}" for count in report.never if count.count]
     never = [count.name for count in report.never if not count.count]
     lines = ["what the recording shows", *_wrapped(", ".join(seen) or "nothing", "")]
     if never:
@@ -132,11 +132,15 @@ def _pair(pair: PairReport, paint: Paint) -> Iterator[str]:
         yield f"  {count.divergence}: {count.count:,}{behind} ({MEANINGS[count.divergence]})"
     if pair.ruled_out:
         yield from _wrapped(f"none of: {pair.ruled_out}", "  ")
-    key = lambda finding: (finding.behind_horizon, finding.divergence, finding.catalogue)  # noqa: E731
-    for (behind, _divergence, row), group in groupby(sorted(pair.findings, key=key), key=key):
-        yield from _group(list(group), row, behind=behind, paint=paint)
+    for rank, group in groupby(sorted(pair.findings, key=_rank), key=_rank):
+        yield from _group(list(group), rank[2], behind=rank[0], paint=paint)
     if pair.findings_omitted:
         yield f"  {pair.findings_omitted:,} more findings are counted above and not kept"
+
+
+def _rank(finding: Finding) -> tuple[bool, int, str]:
+    """Order groups: before the horizon first, strongest class first."""
+    return (finding.behind_horizon, -CLASSES.index(finding.divergence), finding.catalogue)
 
 
 def _group(findings: list[Finding], row: str, *, behind: bool, paint: Paint) -> Iterator[str]:

@@ -4,8 +4,11 @@ from typing import Final
 
 from replay.cli.verb import Verb
 from replay.cli.verbs.compare import COMPARE
+from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.info import INFO
+from replay.cli.verbs.policies import POLICIES_VERB
+from replay.cli.verbs.state import STATE
 
-VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE)
+VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, STATE, COST, POLICIES_VERB)

@@ -1,0 +1,41 @@
+"""List the kernel policies that lanes can have."""
+
+import argparse
+from typing import Final
+
+from replay.cli.console import Console
+from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_output
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_format(parser, "text", "json", "jsonl")
+    add_output(parser)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from replay.analyses.policy_list import policies_report
+    from replay.report.json_text import document
+    from replay.report.paint import Paint
+    from replay.report.policies_text import policies_text
+
+    report = policies_report()
+    with console.result(args.output) as out:
+        if args.format == "text":
+            out.writelines(f"{line}\n" for line in policies_text(report, Paint(console.paints(out))))
+        else:
+            out.write(document("policies", report, one_line=args.format == "jsonl"))
+    return SAME
+
+
+POLICIES_VERB: Final = Verb(
+    name="policies",
+    summary="list the kernel policies that lanes can have",
+    description="""\
+List the policies: which kernels have each, when write tracking is enabled under it, what a registration does, and the kernel
+source of it. Which one a kernel has follows from release and CONFIG_KVM_EXTERNAL_WRITE_TRACKING together.""",
+    inputs="none",
+    statuses={SAME: "the list is written", TROUBLE: "bad usage"},
+    examples=("kvm-replay policies", "kvm-replay policies --format json"),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,71 @@
+"""Show the state of the lanes after one event."""
+
+import argparse
+from typing import Final
+
+from replay.cli.console import Console
+from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+
+
+def _event(text: str) -> int | None:
+    if text == "end":
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an event number")
+    return int(text)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    parser.add_argument(
+        "--at",
+        type=_event,
+        default=None,
+        metavar="EVENT",
+        help="show the state after this event, from 0 (default: end, all of them)",
+    )
+    add_lanes(parser)
+    add_format(parser, "text", "json", "jsonl")
+    add_output(parser)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from replay.analyses.compare import watched
+    from replay.analyses.state_at import replay_to
+    from replay.kvm.state import digest_of, state_of
+    from replay.report.json_text import document_of, line
+    from replay.report.paint import Paint
+    from replay.report.state_text import state_text
+
+    stream = open_inputs(args.inputs)
+    lanes = lanes_of(args, stream.header)
+    with console.result(args.output, inputs=args.inputs) as out:
+        items = console.progress("replaying").over(stream.items())
+        last = replay_to(watched(iter(items), stream), lanes, args.at)
+        states = [{"lane": lane.name, "digest": digest_of(lane.machine)} | state_of(lane.machine) for lane in lanes]
+        if args.format == "json":
+            out.write(document_of("state", {"event": last, "lanes": states}))
+        elif args.format == "jsonl":
+            out.writelines(line({"schema": "kvm-replay/state/1", "event": last, "lanes": [state]}) for state in states)
+        else:
+            out.write(f"after event {last}\n")
+            for state in states:
+                out.writelines(f"{text}\n" for text in state_text(state["lane"], state, Paint(console.paints(out))))
+    say_warnings(stream, console)
+    return SAME
+
+
+STATE: Final = Verb(
+    name="state",
+    summary="show what the lanes hold after one event",
+    description="""\
+Replay up to one event and show the state of every lane: VMs, flags, memslots in the kernel's own iteration order with every
+array, write-track counters that are not zero, notifiers, memory, and a digest of it all.""",
+    inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
+    statuses={SAME: "the state is written", TROUBLE: "bad usage, or input that can not be read"},
+    examples=("kvm-replay state --at 7 boot.kvmr", "kvm-replay state --lanes 6.9 --format json boot.kvmr"),
+    add_arguments=_add_arguments,
+    run=_run,
+)

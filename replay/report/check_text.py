@@ -1,0 +1,64 @@
+"""Say in text what `check` found: the verdict first, then mismatches, then what was compared and what could not be."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from replay.analyses.check_report import AGREES, CANNOT_TELL, CONTRADICTED, CheckReport, Mismatch
+from replay.report.columns import columns
+from replay.report.paint import Paint
+from replay.report.plain import printable
+
+MISMATCHES_SHOWN: Final = 20
+"""Most mismatches that get their own lines; JSON has more."""
+_STYLES: Final = {AGREES: "green", CONTRADICTED: "red", CANNOT_TELL: "yellow"}
+
+
+def check_text(report: CheckReport, paint: Paint | None = None) -> Iterator[str]:
+    """Yield the lines of the report."""
+    paint = paint or Paint()
+    yield paint("bold", f"{printable(report.title) or 'untitled recording'}: {report.events:,} events")
+    yield paint(_STYLES[report.status()], verdict(report))
+    facts = [f"{fact.name}={fact.value}{'*' if fact.assumed else ''}" for fact in report.profile]
+    yield f"  policy {report.policy}; {' '.join(facts)}"
+    if any(fact.assumed for fact in report.profile):
+        yield "  * assumed, neither recorded nor given with --profile"
+    yield from _mismatches(report, paint)
+    if report.facets:
+        yield paint("bold", "compared")
+        rows = [("", "checked", "agree"), *((facet.name, f"{facet.checked:,}", f"{facet.agreed:,}") for facet in report.facets)]
+        yield from (f"  {line}" for line in columns(rows))
+    if report.reasons:
+        yield paint("bold", f"not checkable: {report.not_checkable:,}")
+        lines = columns([(f"{reason.count:,}", printable(reason.reason)) for reason in report.reasons], left=(1,))
+        yield from (f"  {line}" for line in lines)
+
+
+def verdict(report: CheckReport) -> str:
+    """Say the answer in one sentence."""
+    if not report.checked:
+        return "cannot tell: nothing in the recording can be held against the model"
+    if not report.release:
+        return "cannot tell: the recorded kernel's release is not known; give it with --profile release=..."
+    if report.mismatch_count:
+        return f"the kernel contradicts the model in {report.mismatch_count:,} of {report.checked:,} comparisons"
+    return f"model and kernel agree in all {report.checked:,} comparisons"
+
+
+def _mismatches(report: CheckReport, paint: Paint) -> Iterator[str]:
+    if not report.mismatch_count:
+        return
+    yield paint("bold", "mismatches")
+    for mismatch in report.mismatches[:MISMATCHES_SHOWN]:
+        yield from _mismatch(mismatch)
+    rest = report.mismatch_count - min(MISMATCHES_SHOWN, len(report.mismatches))
+    if rest:
+        yield f"  and {rest:,} more; --format json has up to {len(report.mismatches):,}"
+
+
+def _mismatch(mismatch: Mismatch) -> Iterator[str]:
+    line = "" if mismatch.line is None else f", line {mismatch.line}"
+    vm = "" if mismatch.vm is None else f" VM {mismatch.vm}"
+    yield f"  event {mismatch.event}{line}{vm}: {mismatch.what}"
+    yield f"    model:  {printable(mismatch.expected) or 'nothing'}{f' ({mismatch.rule})' if mismatch.rule else ''}"
+    yield f"    kernel: {printable(mismatch.observed) or 'nothing'}"
+    yield f"    rule:   {mismatch.source}"
