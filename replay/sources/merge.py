@@ -57,18 +57,19 @@ def sample_calls(blocks: Sequence[Block]) -> list[Sample]:
 class MergedImport:
     """A stream over the strace and the tracefs recording of one run.
 
+    straces: one strace file, or those of one strace -ff; in the header's sources they come before the trace.
     Raises PairingError, at the first item or at the end, for two recordings that do not show one run.
     """
 
-    def __init__(self, strace: StraceImport, trace: Input) -> None:
-        self._strace, self._trace = strace, trace
+    def __init__(self, straces: Sequence[Input], trace: Input) -> None:
+        self._strace, self._trace = StraceImport(straces), trace
         self._tally = Tally()
         self._lexer = TracefsLexer(chunks(trace))
         blocks = iter(self._lexer)
         self._read = self._sampled(blocks)
         self._blocks = chain(self._read, blocks)
         first_ns = first_time_ns(self._read[0] if self._read else None, latency=self._lexer.latency)
-        known = strace.header
+        known = self._strace.header
         self.header = attrs.evolve(
             known,
             clock=clock_of(first_ns),
@@ -76,7 +77,7 @@ class MergedImport:
             sources=(*known.sources, SourceFile(name=trace.name[-255:], format=FORMAT)),
             provenance="imported from strace and tracefs text of one run",
         )
-        self._pairing = Pairing(StraceQueue(strace.records()), self._tally)
+        self._pairing = Pairing(StraceQueue(self._strace.records()), self._tally)
         self._walk = self._make(len(known.sources))
 
     @staticmethod
