@@ -1,1 +1,97 @@
-"""Read traces made by other tools, and recordings, as one kind of stream."""
+"""Read traces made by other tools, and recordings, as one kind of stream.
+
+`open_stream` takes any input that this tool reads: it recognises each file by its content and gives the stream of the one
+importer, or reader, that takes such files together.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from replay.errors import UsageError
+
+if TYPE_CHECKING:
+    from replay.sources.files import Input
+    from replay.stream import Stream
+
+Factory = Callable[[dict[str, list["Input"]]], "Stream"]
+"""Open the inputs of one run, given by format."""
+
+
+def _recording(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.recording import open_recording
+
+    (source,) = (source for sources in inputs.values() for source in sources)
+    return open_recording(source.open() if source.compression or source.is_stdin else source.path)
+
+
+def _strace(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.strace_import import StraceImport
+
+    return StraceImport(inputs["strace"])
+
+
+def _tracefs(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.merge import chunks
+    from replay.sources.tracefs import TracefsImport
+
+    (source,) = inputs["tracefs"]
+    return TracefsImport(chunks(source), name=source.name)
+
+
+def _merged(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.merge import MergedImport
+    from replay.sources.strace_import import StraceImport
+
+    (trace,) = inputs["tracefs"]
+    return MergedImport(StraceImport(inputs["strace"]), trace)
+
+
+def _lab(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.lab import open_lab
+
+    (source,) = inputs["lab"]
+    return open_lab(source.path)
+
+
+FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
+    ("kvmr",): _recording,
+    ("jsonl",): _recording,
+    ("strace",): _strace,
+    ("tracefs",): _tracefs,
+    ("strace", "tracefs"): _merged,
+    ("lab",): _lab,
+}
+"""Formats that go together, sorted, and who opens them."""
+
+SEVERAL: Final = frozenset({"strace"})
+"""Formats of which one run may have several files; of the others it has one."""
+
+
+def open_stream(paths: Sequence[str]) -> "Stream":
+    """Return the stream of one recording, or of the traces of one run; "-" is standard input.
+
+    Several paths are one run: the files of one strace -ff, or a strace and a tracefs recording. A folder stands for the files
+    in it. Raises UsageError for inputs that do not go together, UnreadableError, UnknownFormatError, EmptyError, and what the
+    importer raises.
+    """
+    from replay.sources.files import inputs_of
+
+    inputs = inputs_of(paths)
+    if len(inputs) > 1:  # a thread that made no call leaves an empty file of -ff
+        inputs = [source for source in inputs if source.head(1)] or inputs
+    by_format = _by_format(inputs)
+    factory = FACTORIES.get(tuple(sorted(by_format)))
+    if factory is None or any(len(same) > 1 for name, same in by_format.items() if name not in SEVERAL):
+        found = ", ".join(f"{name}: {' '.join(source.name for source in same[:4])}" for name, same in sorted(by_format.items()))
+        advice = "give one recording, the files of one strace -ff, or strace and tracefs recordings of the same run"
+        raise UsageError(f"inputs that do not go together ({found})", advice=advice)
+    return factory(by_format)
+
+
+def _by_format(inputs: Sequence["Input"]) -> dict[str, list["Input"]]:
+    from replay.sources.detect import detect
+
+    found: dict[str, list[Input]] = {}
+    for source in inputs:
+        found.setdefault(detect(source.head(), name=source.name), []).append(source)
+    return found

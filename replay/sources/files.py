@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
-from replay.errors import DecompressionError, UnreadableError
+from replay.errors import DecompressionError, UnreadableError, UsageError
 
 BLOCK_BYTES: Final = 1 << 20
 LINE_CHARS_MAX: Final = 1 << 20
@@ -96,6 +96,22 @@ class Input:
             with Path(self.path).open("rb") as pipe:
                 shutil.copyfileobj(pipe, spool, BLOCK_BYTES)
         return cast("IO[bytes]", spool)
+
+
+def inputs_of(paths: Sequence[str]) -> list[Input]:
+    """Return the inputs that paths name; a folder stands for the files in it, by name. Raises UsageError for none."""
+    inputs: list[Input] = []
+    for path in paths:
+        if path != "-" and Path(path).is_dir():
+            files = sorted(entry for entry in Path(path).iterdir() if entry.is_file())
+            if not files:
+                raise UnreadableError("is an empty folder", where=path, expected="the files of one strace -ff")
+            inputs += [Input(entry) for entry in files]
+        else:
+            inputs.append(Input(path))
+    if not inputs:
+        raise UsageError("no input", expected="a file, or - for standard input")
+    return inputs
 
 
 class _Again(io.RawIOBase):

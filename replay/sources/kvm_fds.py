@@ -62,6 +62,7 @@ class KvmFds:
             self._kvm(record, task, args, args.cmd, self._believe(record, task, args, file))
 
     def _kvm(self, record: Syscall, task: Task, args: IoctlArgs, cmd: int, file: File | None) -> None:
+        self.world.calls_on_vms += file is not None and file.vm is not None
         if cmd == ioctls.KVM_CREATE_VM:
             self._create_vm(record, task, args)
         elif file is not None and file.kind == VM and cmd in VM_CALLS:
@@ -168,7 +169,6 @@ class KvmFds:
 
     def _vm_call(self, record: Syscall, task: Task, args: IoctlArgs, cmd: int, file: File) -> None:
         assert file.vm is not None
-        self.world.memslot_calls += cmd in MEMSLOT_CALLS
         event = VM_CALLS[cmd](cmd, args.arg, self._base(record, task, file.vm))
         self.world.out.append(event)
         if record.ret is None or record.ret < 0:

@@ -143,11 +143,6 @@ class Resolver:
         file = record.held
         return file.vm.number if isinstance(file, File) and file.vm is not None and file.vm.alive else None
 
-    def vm_of_call(self, record: Syscall) -> int | None:
-        """Return the VM that a call which was entered works on, by its fd (VM, vCPU or device); None for anything else."""
-        file = record.held
-        return file.vm.number if isinstance(file, File) and file.vm is not None else None
-
     def vms_of_process(self, tid: int) -> tuple[int, ...]:
         """List the live VMs that the process of a thread holds or created (kvm->mm is its mm), by number."""
         task = self.world.tasks.get(tid)

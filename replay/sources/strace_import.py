@@ -1,20 +1,19 @@
 """Import strace text as a stream of events: the first pass, the merge of -ff files, the resolver, and what it all lacks."""
 
 import heapq
+import io
 import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final
 
 import attrs
 
-from replay.errors import EmptyError, TraceOptionError
-from replay.events import Event
+from replay.errors import TraceOptionError
+from replay.events import Event, Lost
 from replay.header import Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import Item
 from replay.sources.files import Input, text_blocks, text_lines
-from replay.sources.ioctls import KVM_CREATE_VM
 from replay.sources.processes import Resolver
-from replay.sources.strace_args import ioctl_args
 from replay.sources.strace_lexer import StraceLexer
 from replay.sources.strace_scan import Scanner, ScanResult
 from replay.sources.syscalls import Record, Syscall
@@ -23,7 +22,8 @@ from replay.sources.tally import Tally
 FORMAT: Final = "strace"
 _SUFFIX_TID: Final = re.compile(r"\.(\d{1,7})(?:\.(?:zst|gz|xz))?$")
 _PROBE_LINES: Final = 400
-_CALLS_TO_JUDGE: Final = 2
+_FAILED_TO_JUDGE: Final = 10
+_SMALL_FILE_BYTES: Final = 1 << 16
 _END_OF_TIME_NS: Final = 1 << 62
 
 
@@ -95,10 +95,9 @@ class StraceImport:
             for event in resolver.feed(record):
                 self._events += 1
                 yield event
-        for event in resolver.end():
+        for event in (*resolver.end(), *self._judge()):
             self._events += 1
             yield event
-        self._judge()
 
     def records(self) -> Iterator[Record]:
         """Yield the records of all files, in order of lines, of several files in order of time."""
@@ -107,7 +106,7 @@ class StraceImport:
             with self._parts[0].source.open() as stream:
                 yield from self._lexer(0, stream)
             return
-        streams = [part.source.open() for part in self._parts]
+        streams = [_kept(part.source) for part in self._parts]
         try:
             yield from heapq.merge(*(self._timed(i, s) for i, s in enumerate(streams)), key=_merge_key)
         finally:
@@ -120,11 +119,7 @@ class StraceImport:
 
     def warnings(self) -> Sequence[str]:
         """Return sentences about what the recording lacks, as far as it has been read."""
-        found = []
-        for counter in self._tally.counters():
-            if counter.severity == "lost":
-                found.append(f"{counter.first}: {counter.kind}")
-        return tuple(found)
+        return tuple(f"{counter.first}: {counter.kind}" for counter in self._tally.counters() if counter.severity == "lost")
 
     def _lexer(self, index: int, stream: BinaryIO) -> StraceLexer:
         part = self._parts[index]
@@ -166,8 +161,28 @@ class StraceImport:
             advice = "record with -ttt, or with -f into one file instead of -ff"
             raise TraceOptionError("several files without a common clock", where=name, expected="times in them", advice=advice)
 
-    def _judge(self) -> None:
-        """Say at the end what an option must have hidden."""
+    def _judge(self) -> list[Event]:
+        """Say at the end what an option must have hidden, where the calls that are there prove it.
+
+        -z and status=successful can not be seen: a recording without a failed call may simply be one.
+        """
+        world = self.resolver.world
+        failed = sum(part.lexer.failed for part in self._parts if part.lexer)
+        succeeded = sum(part.lexer.succeeded for part in self._parts if part.lexer)
+        found = []
+        if world.vms_numbered and not world.calls_on_vms and not world.vms_closed:
+            found.append("all calls on VMs: strace -P /dev/kvm shows their creation only")
+        if failed >= _FAILED_TO_JUDGE and not succeeded:
+            found.append("all calls that succeeded: strace -Z or status=failed hides them")
+        for what in found:
+            self._tally.add(self._parts[0].source.name, what, "lost")
+        return [Lost(what=what) for what in found]
+
+
+def _kept(source: Input) -> BinaryIO:
+    """Return a small file's bytes as a stream in memory, so that hundreds of files do not need hundreds of descriptors."""
+    head = source.head(_SMALL_FILE_BYTES)
+    return io.BytesIO(head) if len(head) < _SMALL_FILE_BYTES else source.open()
 
 
 def _tid_of_name(name: str) -> int:

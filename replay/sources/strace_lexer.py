@@ -69,13 +69,28 @@ _SUMMARY: Final = "% time     seconds"
 _NUMBER_DIGITS_MAX: Final = 20
 
 
+def is_strace_line(line: str) -> bool:
+    """Say whether a line is one that strace writes, by its grammar alone.
+
+    >>> is_strace_line("[pid 12] 10:00:00 read(3, 0x7f, 4 <unfinished ...>"), is_strace_line("main(argc) returned 3")
+    (True, False)
+    """
+    found = _LINE.match(line)
+    if found is None:
+        return False
+    if found[8]:
+        return line.endswith((" ---", " +++"))
+    return found[7] is not None or _CALL.match(line, found.end()) is not None or line.endswith((_UNFINISHED, _KILLED))
+
+
 class StraceLexer:
     """Iterate over the records of strace text, in order of lines; see `replay.sources.syscalls` for what is given twice.
 
     Every ioctl is given, and every call that can change a task or an fd; others (read, futex, ...) are passed over.
     lines: text lines without their ends. tid: of all lines that carry none (no -f, or one file of -ff). file: index into the
     sources. name: what places are called in counts. After the iteration, `tally` says what was not understood, `summary`
-    whether a table of -c was met, `stamps.clock` what the times are, `calls` how many calls were given.
+    whether a table of -c was met, `stamps.clock` what the times are, `calls` how many calls were given, `failed` and
+    `succeeded` how they ended as far as it was seen.
 
     >>> [(r.name, r.ret) for r in StraceLexer(["9 ioctl(3, KVM_CREATE_VM, 0) = 4", "9 read(0) = 1"])]
     [('ioctl', 4)]
@@ -87,7 +102,7 @@ class StraceLexer:
         self.tally = Tally() if tally is None else tally
         self.stamps = Stamps()
         self.summary = False
-        self.calls = 0
+        self.calls = self.failed = self.succeeded = 0
         self._lines, self._tid, self._file, self._name = lines, tid, file, name
         self._pending: dict[int, Syscall] = {}
         self._odd: tuple[int, str] | None = None
@@ -184,6 +199,7 @@ class StraceLexer:
             record.killed = not record.errno
         elif record.ret is None and not record.errno and len(ret) <= _NUMBER_DIGITS_MAX:
             record.ret = int(ret, 16) if ret[:2] == "0x" else int(ret)
+            self.succeeded += record.ret >= 0
 
     def _tail(self, record: Syscall, ret: str, tail: str, *, split: bool) -> None:
         if tail[0] == "<":
@@ -205,6 +221,7 @@ class StraceLexer:
             return
         record.errno = found[1] or f"errno {found[2]}"
         number = int(found[2]) if found[2] and len(found[2]) < _NUMBER_DIGITS_MAX else errno_number(record.errno)
+        self.failed += 1
         if number is not None:
             record.ret = -number
         elif not record.errno.startswith("ERESTART"):

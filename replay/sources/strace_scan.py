@@ -5,7 +5,7 @@ Whole blocks are searched for a few words, and only the lines that hold one are 
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -43,7 +43,7 @@ class ScanResult:
     """
 
     lineage: Lineage = attrs.field(factory=Lineage)
-    facts: dict[str, str | bool | None] = attrs.field(factory=dict)
+    facts: dict[str, Any] = attrs.field(factory=dict)
     annotated: bool = False
     fd_calls: bool = False
     closes: bool = False

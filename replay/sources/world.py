@@ -34,7 +34,8 @@ class World:
         self.out: list[Event] = []
         self.messages: list[Message] = []
         self.vms_numbered = 0
-        self.memslot_calls = 0
+        self.calls_on_vms = 0
+        self.vms_closed = 0
         # Without a first pass nothing is known of the tasks; one task alone needs no calls that make tasks.
         self.loose = not scan.lineage.makers_recorded and len(scan.lineage.first) != 1
         self._root: Task | None = None
@@ -217,6 +218,7 @@ class World:
             return
         vm.alive = False
         del self.vms[vm.number]
+        self.vms_closed += reason == "close" and not inferred
         gone = reason in {"exit", "killed", "exec"} or (vm.mm is not None and vm.mm is not task.mm)
         self.out.append(
             events.VmDestroy(
