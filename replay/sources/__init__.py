@@ -40,10 +40,9 @@ def _tracefs(inputs: dict[str, list["Input"]]) -> "Stream":
 
 def _merged(inputs: dict[str, list["Input"]]) -> "Stream":
     from replay.sources.merge import MergedImport
-    from replay.sources.strace_import import StraceImport
 
     (trace,) = inputs["tracefs"]
-    return MergedImport(StraceImport(inputs["strace"]), trace)
+    return MergedImport(inputs["strace"], trace)
 
 
 def _lab(inputs: dict[str, list["Input"]]) -> "Stream":
