@@ -19,7 +19,10 @@ def open_inputs(inputs: Sequence[str]) -> "Stream":
         raise UsageError(f"{STDIO} is given twice", expected="standard input at most once")
     if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
         raise UnreadableError("standard input is closed", advice="give a file name")
-    return open_stream(list(inputs))
+    try:
+        return open_stream(list(inputs))
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error), where=str(error.filename or inputs[0])) from error
 
 
 def say_warnings(stream: "Stream", console: Console) -> None:

@@ -64,7 +64,7 @@ def boot() -> list[Event]:
 
     return [
         VmCreate(vm=0, ret=5, task=VMM, time_ns=second),
-        slot(0, 0, 0x200000, 10),
+        slot(0, 0, 0x80000000, 10),
         slot(3, 0x80000000, 0x80000000, 1234, flags=1),
         slot(3, 0x80000000, 0x80000000, 1300, flags=0),
         slot(4, 0x1000, 0x1000, 1400, ret=-17),
@@ -108,6 +108,15 @@ memory_size=33554432, userspace_addr=0x7f041b600000}) = 0
 100 1795343281.000500 close(4<anon_inode:kvm-vm>) = 0
 100 1795343281.000600 exit_group(0) = ?
 100 1795343281.000700 +++ exited with 0 +++
+"""
+FTRACE = """\
+# tracer: nop
+             vmm-100     [001] ..... 1795343281.000110: sys_ioctl(fd: 3, cmd: 0xae01, arg: 0x0)
+             vmm-100     [001] ..... 1795343281.000120: sys_ioctl -> 0x4
+             vmm-100     [001] ..... 1795343281.000210: sys_ioctl(fd: 4, cmd: 0x4020ae46, arg: 0x7ffe92ed8d40)
+             vmm-100     [001] ..... 1795343281.000220: sys_ioctl -> 0x0
+             vmm-100     [001] ..... 1795343281.000310: sys_ioctl(fd: 4, cmd: 0xae41, arg: 0x0)
+             vmm-100     [001] ..... 1795343281.000320: sys_ioctl -> 0x5
 """
 
 

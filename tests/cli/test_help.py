@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cli_samples import STRACE, write_kvmr
+from cli_samples import FTRACE, STRACE, write_kvmr
 
 from replay.cli import main
 from replay.cli.entry import build_parser
@@ -41,7 +41,7 @@ class TestHelp:
         monkeypatch.chdir(tmp_path)
         write_kvmr(tmp_path / "boot.kvmr").rename("there.kvmr")
         (tmp_path / "strace.txt").write_text(STRACE)
-        (tmp_path / "ftrace.txt").write_text("# tracer: nop\n#\n")
+        (tmp_path / "ftrace.txt").write_text(FTRACE)
         program, *arguments = shlex.split(example)
         if verb.name != "import":
             (tmp_path / "there.kvmr").rename("boot.kvmr")

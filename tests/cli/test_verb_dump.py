@@ -16,7 +16,7 @@ from replay.units import Gfn
 
 TEXT = """\
 event 0  +0.000000 s  vm 0  tid 100  KVM_CREATE_VM type 0 = 5
-event 1  +0.000010 s  vm 0  tid 100  KVM_SET_USER_MEMORY_REGION slot 0 as 0 gpa 0x0 size 0x200000 (2 MiB) \
+event 1  +0.000010 s  vm 0  tid 100  KVM_SET_USER_MEMORY_REGION slot 0 as 0 gpa 0x0 size 0x80000000 (2 GiB) \
 hva 0x7f0000000000 flags 0 = 0
 event 2  +0.001234 s  vm 0  tid 100  KVM_SET_USER_MEMORY_REGION slot 3 as 0 gpa 0x80000000 size 0x80000000 (2 GiB) \
 hva 0x7f0080000000 flags LOG_DIRTY = 0
