@@ -1,7 +1,7 @@
 """Run one stream through the model and the slow model, and say the first thing in which they differ."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from slow_model import SlowWorld
@@ -12,10 +12,12 @@ from replay.events import Event, MemslotSet
 from replay.events.write_track import GuestWrite, HotEvent
 from replay.kvm.allocator import Allocation
 from replay.kvm.fold import fold_run
+from replay.kvm.invariants import check_invariants
 from replay.kvm.kernel_log import GONE
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
+from replay.kvm.past import Ledger, remember
 from replay.kvm.policies import POLICIES, Policy
 from replay.kvm.profile import Profile
 from replay.kvm.release import Release
@@ -23,7 +25,6 @@ from replay.kvm.vm import Vm
 from replay.runs import items_of, run_of
 
 _POLICIES = {policy.name: policy for policy in POLICIES}
-Check = Callable[[Machine, Event, int | None], list[str]]
 
 
 def policy_by_name(name: str) -> Policy:
@@ -37,19 +38,24 @@ def profile_from(facts: Facts) -> Profile:
 
 
 class Lockstep:
-    """Both models of one lane, side by side; `met` counts what the stream did, to show that it did something."""
+    """Both models of one lane, side by side; `met` counts what the stream did, to show that it did something.
 
-    def __init__(self, policy: str, facts: Facts, check: Check | None = None) -> None:
+    paranoid: check the invariants after every event too.
+    """
+
+    def __init__(self, policy: str, facts: Facts, *, paranoid: bool = True) -> None:
         self.machine = Machine(policy_by_name(policy), profile_from(facts))
         self.slow = SlowWorld(policy, facts)
         self.met: Counter[str] = Counter()
-        self.check = check
+        self.ledger = Ledger()
+        self.past = remember(self.machine)
         self.number = 0
+        self.paranoid = paranoid
 
     def apply(self, event: Event) -> str:
         """Apply one event to both; return what differs, "" when nothing does."""
         expected = self.slow.apply(event)
-        found, log, change = step(self.machine, event, self.number)
+        found, log, change = step(self.machine, event, self.number, self.ledger)
         self.number += 1
         self._meet(event, found, log, change)
         if found != expected:
@@ -60,7 +66,10 @@ class Lockstep:
         for what, fast, slow in parts:
             if fast != slow:
                 return f"{what}\n  model {fast}\n  slow  {slow}"
-        broken = self.check(self.machine, event, found) if self.check else []
+        if not self.paranoid:
+            return ""
+        broken = check_invariants(self.machine, self.past, self.ledger)
+        self.past = remember(self.machine, self.past)
         return "; ".join(broken)
 
     def _meet(self, event: Event, ret: int | None, log: list[str], change: str) -> None:
@@ -70,12 +79,14 @@ class Lockstep:
             self.met[change] += 1
 
 
-def step(machine: Machine, event: Event, number: int) -> tuple[int | None, list[str], str]:
+def step(machine: Machine, event: Event, number: int, ledger: Ledger) -> tuple[int | None, list[str], str]:
     """Apply one event to the model, a hot one as a run of its own; return result, warnings and change."""
     if not isinstance(event, HotEvent):
         outcome = machine.step(event, number)
+        ledger.note_event(machine, event)
         return outcome.ret, outcome.log, outcome.change
     run = fold_run(machine, run_of([event]), number)
+    ledger.note_run(machine, run_of([event]), run)
     log = [reason for _row, reason in run.log]
     if log == [GONE]:
         return None, log, ""

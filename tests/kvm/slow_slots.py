@@ -72,7 +72,7 @@ class SlowSlots:
     def walk(self, vm: Dict, as_id: int) -> list[Dict]:
         """List the slots of the active set, bucket by bucket, newest first."""
         space = vm["spaces"][as_id]
-        return [slot for chain in space["sets"][space["active"]] for slot in chain]
+        return [slot for chain in space["sets"][space["active"]] if chain for slot in chain]
 
     def find(self, vm: Dict, as_id: int, slot_id: int) -> Dict | None:
         """Look a slot up by id."""
