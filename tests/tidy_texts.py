@@ -102,9 +102,14 @@ def dead_modules(modules: Iterable[Module]) -> Iterator[str]:
 
 
 def unlisted_files(folder: str, files: Iterable[str], readme: str) -> Iterator[str]:
-    """Complain of a data file that the folder's README does not name, and of a name there that is no file."""
-    names = frozenset(path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/"))
-    data = names - {"README.md"}
-    yield from (f"{folder}/{name}: not named in {folder}/README.md" for name in sorted(data) if f"`{name}`" not in readme)
-    named = re.findall(r"^\|\s*`([^`]+)`", readme, re.MULTILINE)
-    yield from (f"{folder}/README.md: {name} is not there" for name in named if name not in names)
+    """Complain of a name in a data folder that its README does not explain, and of a row there for a name that is not there.
+
+    A table explains a name in its first cell: `boot.kvmr` a file, `6.12/` a folder. Files of one name in several folders, the
+    same scenario on several machines, are explained once.
+    """
+    inside = [path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/")]
+    parts = [path.split("/") for path in inside if path != "README.md"]
+    names = {f"{part}/" for path in parts for part in path[:-1]} | {path[-1] for path in parts}
+    explained = set(re.findall(r"^\|\s*`([^`]+)`", readme, re.MULTILINE))
+    yield from (f"{folder}/README.md: no row for {name}" for name in sorted(names - explained))
+    yield from (f"{folder}/README.md: {name} is not there" for name in sorted(explained - names))
