@@ -19,7 +19,7 @@ from replay.analyses.verdict import conclude
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step, lockstep
 from replay.errors import EmptyError
-from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, VmAttach, VmCreate
+from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmAttach, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item
 from replay.stream import Stream
@@ -27,7 +27,7 @@ from replay.stream import Stream
 
 @attrs.define
 class _Census:
-    """What the recording holds of the things that matter for write tracking."""
+    """What was replayed, in at least one lane, of the things that matter for write tracking."""
 
     events: int = 0
     vms: int = 0
@@ -37,19 +37,24 @@ class _Census:
     shadow_pages: int = 0
     memslot_calls: int = 0
 
-    def step(self, event: Event) -> None:
+    def step(self, step: Step) -> None:
         """Count one structural event."""
         self.events += 1
+        if all(outcome is None for outcome in step.outcomes):
+            return
+        event = step.event
         self.vms += isinstance(event, (VmCreate, VmAttach))
         self.registrations += isinstance(event, NotifierRegister)
         self.shadow_roots += isinstance(event, ShadowRootAlloc)
         self.memslot_calls += isinstance(event, MemslotSet)
 
-    def run(self, step: RunStep) -> None:
-        """Count one run."""
+    def run(self, step: RunStep, *, nested_only: bool) -> None:
+        """Count one run; nested_only: no lane replays other shadow pages."""
         kinds = list(step.run.kind)
         self.events += len(kinds)
         self.external_changes += kinds.count(ADD) + kinds.count(REMOVE)
+        if nested_only:
+            kinds = [kind for kind, nested in zip(kinds, step.run.nested, strict=True) if nested]
         self.shadow_pages += kinds.count(ACCOUNT) + kinds.count(UNACCOUNT)
 
     def report(self) -> tuple[Count, ...]:
@@ -83,7 +88,7 @@ class Comparison:
         if isinstance(step, RunStep):
             self._run(step)
             return
-        self._census.step(step.event)
+        self._census.step(step)
         self._doubts.step(step)
         self._agreements.step(step)
         for index, (pair, hazards) in enumerate(zip(self._pairs, self._hazards, strict=True), 1):
@@ -95,7 +100,7 @@ class Comparison:
             self._checked[index] += recorded and outcome is not None and outcome.ret is not None
 
     def _run(self, step: RunStep) -> None:
-        self._census.run(step)
+        self._census.run(step, nested_only=all(lane.leaves_out_shadow_paging for lane in self.lanes))
         self._doubts.run(step)
         self._agreements.run(step)
         for index, pair in enumerate(self._pairs, 1):

@@ -73,6 +73,11 @@ class Lane:
         """The first result that parts from the recorded one; None while there is none."""
         return self.disagreements[0] if self.disagreements else None
 
+    @property
+    def leaves_out_shadow_paging(self) -> bool:
+        """Whether recorded shadow pages that are not nested can not happen under this profile."""
+        return self._no_shadow
+
     def step(self, event: Event, number: int) -> Outcome | None:
         """Apply one structural event; None when the event can not happen under this profile (it is counted)."""
         reason = self._skip(event)

@@ -38,8 +38,3 @@ def document(name: str, value: Any, *, version: int = 1, one_line: bool = False)
 def line(value: dict[str, Any]) -> str:
     """Return one object as one line of JSON Lines, with its newline."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-def document_of(name: str, value: dict[str, Any], *, version: int = 1) -> str:
-    """Return plain JSON values as an indented document under its schema name."""
-    return json.dumps({"schema": schema_id(name, version), **value}, indent=2, ensure_ascii=False) + "\n"

@@ -1,71 +1,72 @@
-"""Say in text what a lane holds."""
+"""Say in text what lanes hold."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
+from replay.analyses.state_report import LaneState, SlotState, StateReport, VmState
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.units import bytes_text
 
 SLOTS_SHOWN: Final = 64
+"""Most memslots of a VM that get a line; JSON has them all."""
 COUNTS_SHOWN: Final = 16
+"""Most write-tracked gfns of a memslot that are listed; JSON has them all."""
 _ARRAYS: Final = ("dirty_bitmap", "rmap", "lpage_info", "gfn_write_track")
 
 
-def state_text(lane: str, state: dict[str, Any], paint: Paint | None = None) -> Iterator[str]:
-    """Yield the lines of one lane's state, as `replay.kvm.state.state_of()` gives it."""
+def state_text(report: StateReport, paint: Paint | None = None) -> Iterator[str]:
+    """Yield the lines of the report."""
     paint = paint or Paint()
-    yield paint("bold", f"lane {lane} (policy {state['policy']}), digest {state['digest']}")
-    tallies = state["allocator"]["tallies"]
-    yield "  memory now: " + ", ".join(f"{array} {bytes_text(tally['nominal_now'])}" for array, tally in tallies.items())
-    if state["log"]:
-        yield "  kernel log: " + ", ".join(f"{count:,} x {reason}" for reason, count in state["log"].items())
-    if not state["vms"]:
+    yield f"after event {report.event}"
+    for lane in report.lanes:
+        yield from _lane(lane, paint)
+
+
+def _lane(lane: LaneState, paint: Paint) -> Iterator[str]:
+    yield paint("bold", f"lane {lane.name} (policy {lane.policy}), digest {lane.digest}")
+    yield "  memory now: " + ", ".join(f"{array.array} {bytes_text(array.nominal_end_bytes)}" for array in lane.arrays)
+    if lane.warnings:
+        yield "  kernel log: " + ", ".join(f"{count.count:,} x {count.name}" for count in lane.warnings)
+    if not lane.vms:
         yield "  no VM is alive"
-    for vm in state["vms"]:
+    for vm in lane.vms:
         yield from _vm(vm)
 
 
-def _vm(vm: dict[str, Any]) -> Iterator[str]:
-    flags = [name for name in ("shadow_root_allocated", "external_write_tracking_enabled", "vm_bugged", "destroyed") if vm[name]]
-    nodes = ", ".join(f"node {node}" for node in vm["nodes"]) or "none"
-    yield f"  vm {vm['number']}: {', '.join(flags) or 'no flag set'}; notifiers {nodes}; users_count {vm['users_count']}"
-    yield f"    nr_memslot_pages {vm['nr_memslot_pages']:,}, indirect_shadow_pages {vm['indirect_shadow_pages']:,}"
-    rows: list[Sequence[str]] = [("slot", "as", "gfn", "pages", "flags", "hva", "born", *_ARRAYS, "counts")]
-    slots = [slot for space in vm["spaces"] for slot in space["slots"]]
-    rows.extend(_slot(slot) for slot in slots[:SLOTS_SHOWN])
-    generations = ", ".join(f"as {space['as_id']} {space['generation']}" for space in vm["spaces"])
-    yield f"    {len(slots)} memslots in the kernel's own order; generation {generations}"
-    if slots:
-        yield from (f"    {line}" for line in columns(rows, left=()))
-    if len(slots) > SLOTS_SHOWN:
-        yield f"    and {len(slots) - SLOTS_SHOWN} more; --format json has them all"
-    for slot in slots[:SLOTS_SHOWN]:
+def _vm(vm: VmState) -> Iterator[str]:
+    names = ("shadow_root_allocated", "external_write_tracking_enabled", "vm_bugged", "last_fd_closed")
+    flags = ", ".join(name for name in names if getattr(vm, name)) or "no flag set"
+    nodes = ", ".join(f"node {node}" for node in vm.notifiers) or "none"
+    yield f"  vm {vm.vm}: {flags}; notifiers {nodes}; users_count {vm.users_count}"
+    yield f"    nr_memslot_pages {vm.nr_memslot_pages:,}, indirect_shadow_pages {vm.indirect_shadow_pages:,}"
+    generations = ", ".join(f"as {as_id} {generation}" for as_id, generation in enumerate(vm.generations))
+    yield f"    {len(vm.slots):,} memslots in the kernel's own order; generation {generations}"
+    if not vm.slots:
+        return
+    rows: list[Sequence[str]] = [("slot", "as", "gfn", "pages", "flags", "hva", "born", *_ARRAYS, "tracked gfns")]
+    rows.extend(_slot(slot) for slot in vm.slots[:SLOTS_SHOWN])
+    yield from (f"    {line}" for line in columns(rows, left=()))
+    if len(vm.slots) > SLOTS_SHOWN:
+        yield f"    and {len(vm.slots) - SLOTS_SHOWN:,} more; --format json has them all"
+    for slot in vm.slots[:SLOTS_SHOWN]:
         yield from _counts(slot)
 
 
-def _slot(slot: dict[str, Any]) -> Sequence[str]:
-    sizes = [_size(slot[array]) for array in _ARRAYS]
-    place = (
-        f"{slot['base_gfn']:#x}",
-        f"{slot['npages']:,}",
-        f"{slot['flags']:#x}",
-        f"{slot['userspace_addr']:#x}",
-        f"{slot['born']}",
-    )
-    return (f"{slot['id']}", f"{slot['as_id']}", *place, *sizes, f"{len(slot['counts']):,}")
+def _slot(slot: SlotState) -> Sequence[str]:
+    place = (f"{slot.base_gfn:#x}", f"{slot.npages:,}", f"{slot.flags:#x}", f"{slot.userspace_addr:#x}", f"{slot.born}")
+    sizes = [_size(slot, array) for array in _ARRAYS]
+    return (f"{slot.id}", f"{slot.as_id}", *place, *sizes, f"{len(slot.counts):,}")
 
 
-def _size(array: Any) -> str:
-    """Say the nominal size of an array or of a list of them; '-' for NULL."""
-    arrays = array if isinstance(array, list) else [array]
-    there = [one["nominal_bytes"] for one in arrays if one is not None]
+def _size(slot: SlotState, name: str) -> str:
+    """Say the nominal size of one kind of array; '-' when there is none."""
+    there = [array.nominal_bytes for array in slot.arrays if array.array == name]
     return bytes_text(sum(there)) if there else "-"
 
 
-def _counts(slot: dict[str, Any]) -> Iterator[str]:
-    counts = slot["counts"]
-    if counts:
-        shown = ", ".join(f"gfn {slot['base_gfn'] + index:#x} = {count}" for index, count in counts[:COUNTS_SHOWN])
-        more = f" and {len(counts) - COUNTS_SHOWN:,} more" if len(counts) > COUNTS_SHOWN else ""
-        yield f"    slot {slot['id']} as {slot['as_id']} write-tracked: {shown}{more}"
+def _counts(slot: SlotState) -> Iterator[str]:
+    if slot.counts:
+        shown = ", ".join(f"gfn {one.gfn:#x} = {one.count}" for one in slot.counts[:COUNTS_SHOWN])
+        more = f" and {len(slot.counts) - COUNTS_SHOWN:,} more" if len(slot.counts) > COUNTS_SHOWN else ""
+        yield f"    slot {slot.id} as {slot.as_id} write-tracked: {shown}{more}"

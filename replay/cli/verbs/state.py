@@ -34,8 +34,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.compare import watched
     from replay.analyses.state_at import replay_to
-    from replay.kvm.state import digest_of, state_of
-    from replay.report.json_text import document_of, line
+    from replay.analyses.state_report import state_report
+    from replay.report.json_text import document
     from replay.report.paint import Paint
     from replay.report.state_text import state_text
 
@@ -44,15 +44,11 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     with console.result(args.output, inputs=args.inputs) as out:
         items = console.progress("replaying").over(stream.items())
         last = replay_to(watched(iter(items), stream), lanes, args.at)
-        states = [{"lane": lane.name, "digest": digest_of(lane.machine)} | state_of(lane.machine) for lane in lanes]
-        if args.format == "json":
-            out.write(document_of("state", {"event": last, "lanes": states}))
-        elif args.format == "jsonl":
-            out.writelines(line({"schema": "kvm-replay/state/1", "event": last, "lanes": [state]}) for state in states)
+        report = state_report(lanes, last)
+        if args.format == "text":
+            out.writelines(f"{line}\n" for line in state_text(report, Paint(console.paints(out))))
         else:
-            out.write(f"after event {last}\n")
-            for state in states:
-                out.writelines(f"{text}\n" for text in state_text(state["lane"], state, Paint(console.paints(out))))
+            out.write(document("state", report, one_line=args.format == "jsonl"))
     say_warnings(stream, console)
     return SAME
 
