@@ -123,6 +123,7 @@ class InfoBuilder:
         if isinstance(event, MemslotSet):
             self._log.memslot_set(event)
         elif isinstance(event, VmAttach):
+            self._log.vm_attach(event)
             self._vms[event.vm] = attrs.evolve(self._vms[event.vm], attached=True)
         elif isinstance(event, VmDestroy):
             self._log.vm_destroy(event)

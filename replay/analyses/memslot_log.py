@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from replay.events import MemslotSet, VmDestroy
+from replay.events import MemslotSet, VmAttach, VmDestroy
 from replay.events.base import uint
 
 Key = tuple[int, int]
@@ -28,7 +28,7 @@ class MemslotChanges:
     flags_only: int = uint("slots whose flags alone changed", default=0)
     unchanged: int = uint("calls that changed nothing and succeeded", default=0)
     failed: int = uint("calls that returned an error", default=0)
-    unknown: int = uint("calls whose result was not recorded", default=0)
+    unknown: int = uint("calls whose result or slot from before the recording is not known", default=0)
     delete_unseen: int = uint("of the deletes: slots whose creation is not in the recording", default=0)
 
     @property
@@ -75,26 +75,33 @@ class MemslotLog:
 
     total: SlotTally = attrs.field(factory=SlotTally)
     by_vm: dict[int, SlotTally] = attrs.field(factory=dict)
-    _live: dict[int, dict[int, _Slot]] = attrs.field(factory=dict)
+    _seen: dict[int, dict[int, _Slot | None]] = attrs.field(factory=dict)
+    """VM -> slot argument -> the slot, None once it was deleted."""
+    _attached: set[int] = attrs.field(factory=set)
 
     def memslot_set(self, event: MemslotSet) -> str:
         """Take one memslot call and return what it did, one of CHANGES."""
-        slots = self._live.setdefault(event.vm, {})
+        slots = self._seen.setdefault(event.vm, {})
         old = slots.get(event.slot)
-        change = change_of(event, old)
+        # A slot of a VM that was found alive may be there without having been seen.
+        unseen = event.vm in self._attached and event.slot not in slots
+        change = change_of(event, old, unseen=unseen)
         self._count(event.vm, change)
-        if change == "delete":
-            slots.pop(event.slot, None)
-            if old is None:
+        if event.ret == 0:
+            new = _Slot(event.guest_phys_addr, event.memory_size, event.flags) if event.memory_size else None
+            if old is None and new is None:
                 self._count(event.vm, "delete_unseen")
-        elif change in {"create", "move", "flags_only"}:
-            slots[event.slot] = _Slot(event.guest_phys_addr, event.memory_size, event.flags)
-        self._levels(event.vm, old, slots.get(event.slot))
+            slots[event.slot] = new
+            self._levels(event.vm, old, new)
         return change
+
+    def vm_attach(self, event: VmAttach) -> None:
+        """Take a VM that was found alive: which slots it has is not known until they are seen."""
+        self._attached.add(event.vm)
 
     def vm_destroy(self, event: VmDestroy) -> None:
         """Take the end of a VM: its slots are gone with it."""
-        for slot in self._live.pop(event.vm, {}).values():
+        for slot in self._seen.pop(event.vm, {}).values():
             self._levels(event.vm, slot, None)
 
     def _tallies(self, vm: int) -> tuple[SlotTally, SlotTally]:
@@ -110,8 +117,10 @@ class MemslotLog:
             tally.memory_bytes.add((new.memory_size if new else 0) - (old.memory_size if old else 0))
 
 
-def change_of(event: MemslotSet, old: _Slot | None) -> str:
+def change_of(event: MemslotSet, old: _Slot | None, *, unseen: bool = False) -> str:
     """Say what a memslot call did, given the slot that was there; one of CHANGES.
+
+    unseen: whether there was one is not known.
 
     A success that the kernel would not give for the slot that is known (another size) means that the recording missed a
     delete: the call is a create.
@@ -122,6 +131,8 @@ def change_of(event: MemslotSet, old: _Slot | None) -> str:
         return "failed"
     if event.memory_size == 0:
         return "delete"
+    if unseen:
+        return "unknown"
     if old is None or old.memory_size != event.memory_size:
         return "create"
     if old.guest_phys_addr != event.guest_phys_addr:

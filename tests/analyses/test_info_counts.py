@@ -69,6 +69,14 @@ class TestMemslotLog:
         changes = log.total.memslot_changes()
         assert (changes.delete, changes.delete_unseen, log.total.slots.now) == (1, 1, 0)
 
+    def test_slot_from_before_the_recording(self) -> None:
+        """What a call did to a slot that may have been there before is unknown; from then on the slot is known."""
+        log = MemslotLog()
+        log.vm_attach(VmAttach(vm=0))
+        calls = [slot(flags=1), slot(flags=0), slot(1, size=0), slot(1), slot(0, vm=1)]
+        assert [log.memslot_set(call) for call in calls] == ["unknown", "flags_only", "delete", "create", "create"]
+        assert (log.total.slots.peak, log.total.memslot_changes().delete_unseen) == (3, 1)
+
 
 class TestPeaks:
     """Peaks are of slots that lived at the same time."""
