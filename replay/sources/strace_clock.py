@@ -7,20 +7,19 @@ _DAY_NS: Final = 86_400 * NS_PER_SECOND
 _EPOCH_SECONDS_MIN: Final = 100_000_000
 _SCALE: Final[tuple[int, ...]] = (1_000_000_000, 100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1_000, 100, 10, 1)
 _SECONDS_DIGITS_MAX: Final = 11
+TIME_NS_MAX: Final = (1 << 63) - 1
 
 
 def decimal_ns(text: str) -> int:
-    """Return seconds with up to nine decimals as nanoseconds; more decimals are cut off.
+    """Return seconds with up to nine decimals as nanoseconds; more decimals are cut off, no time is beyond 63 bits.
 
     >>> decimal_ns("1795343273.565176002"), decimal_ns("0.000326"), decimal_ns("3")
     (1795343273565176002, 326000, 3000000000)
     """
     whole, _, part = text.partition(".")
-    seconds = int(whole[-_SECONDS_DIGITS_MAX:])
-    if not part:
-        return seconds * NS_PER_SECOND
     part = part[:9]
-    return seconds * NS_PER_SECOND + int(part) * _SCALE[len(part)]
+    time_ns = int(whole[:_SECONDS_DIGITS_MAX]) * NS_PER_SECOND + (int(part) * _SCALE[len(part)] if part else 0)
+    return min(time_ns, TIME_NS_MAX)
 
 
 class Stamps:
@@ -51,7 +50,7 @@ class Stamps:
             self._begin(text)
             self.eager = self.relative
         elif ":" not in text:
-            self._last_ns += decimal_ns(text)
+            self._last_ns = min(self._last_ns + decimal_ns(text), TIME_NS_MAX)
 
     @staticmethod
     def duration_ns(text: str) -> int:

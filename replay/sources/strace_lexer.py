@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from replay.sources.strace_clock import Stamps
+from replay.sources.strace_clock import TIME_NS_MAX, Stamps
 from replay.sources.syscalls import BOTH, ENTER, EXIT, AttachLine, Record, SignalLine, Syscall, TaskEnd
 from replay.sources.tally import Tally
 from replay.units import errno_number
@@ -210,8 +210,12 @@ class StraceLexer:
         if ret == "?":
             record.killed = not record.errno
         elif record.ret is None and not record.errno and len(ret) <= _NUMBER_DIGITS_MAX:
-            record.ret = int(ret, 16) if ret[:2] == "0x" else int(ret)
-            self.succeeded += record.ret >= 0
+            number = int(ret, 16) if ret[:2] == "0x" else int(ret)
+            if number < 0:
+                self.tally.add(self._place(record.exit_line), "failed call without an errno")
+            elif number < 1 << 64:
+                record.ret = number - (number >> 63 << 64)  # raw results are unsigned
+                self.succeeded += record.ret >= 0
 
     def _tail(self, record: Syscall, ret: str, tail: str, *, split: bool) -> None:
         if tail[0] == "<":
@@ -222,7 +226,7 @@ class StraceLexer:
         if duration is not None:
             tail = tail[: duration.start()]
             if not split and record.enter_ns is not None:
-                record.exit_ns = record.enter_ns + self.stamps.duration_ns(duration[1])
+                record.exit_ns = min(record.enter_ns + self.stamps.duration_ns(duration[1]), TIME_NS_MAX)
         if ret in {"-1", "?"} and tail:
             self._errno(record, tail)
         record.injected = "(INJECTED)" in tail or ("(INJECTED" in tail and "retval" in tail)
