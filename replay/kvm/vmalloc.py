@@ -52,7 +52,7 @@ def vcalloc_cost(nominal_bytes: int) -> Cost:
     Source: mm/vmalloc.c __vmalloc_area_node() [6.1, 6.12].
 
     >>> vcalloc_cost(2).pages, vcalloc_cost(4 << 20).real_bytes
-    (1, 4202496)
+    (1, 4202512)
     """
     known = _CACHE.get(nominal_bytes)
     if known is None:
