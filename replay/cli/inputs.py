@@ -2,13 +2,16 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import STDIO, Console
 from replay.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from replay.stream import Stream
+
+LOSSES_SAID: Final = 20
+"""Most kinds of losses that get a line of their own on standard error."""
 
 
 def open_inputs(inputs: Sequence[str]) -> "Stream":
@@ -33,9 +36,10 @@ def say_warnings(stream: "Stream", console: Console) -> None:
 
 def say_losses(stream: "Stream", console: Console) -> None:
     """Say on standard error what the trailer counts as lost or not understood, so that no pipe hides it."""
-    trailer = stream.trailer()
-    for severity, word in (("lost", "lost"), ("unknown", "not understood")):
-        counters = [counter for counter in trailer.counters if counter.severity == severity and counter.count]
-        for counter in counters:
-            first = f", first at {counter.first}" if counter.first else ""
-            console.warn(f"{counter.count:,} {word}: {counter.kind}{first}")
+    words = {"lost": "lost", "unknown": "not understood"}
+    counters = [counter for counter in stream.trailer().counters if counter.severity in words and counter.count]
+    for counter in counters[:LOSSES_SAID]:
+        first = f", first at {counter.first}" if counter.first else ""
+        console.warn(f"{counter.count:,} {words[counter.severity]}: {counter.kind}{first}")
+    if len(counters) > LOSSES_SAID:
+        console.warn(f"and {len(counters) - LOSSES_SAID:,} more kinds of losses; `kvm-replay info --format json` has them all")

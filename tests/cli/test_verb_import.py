@@ -6,8 +6,10 @@ import pytest
 from cli_samples import HEADER, STRACE, boot, kvm_replay, write_jsonl, write_kvmr
 
 from replay.cli import main
+from replay.cli.inputs import LOSSES_SAID
 from replay.cli.machine import parse_machine
 from replay.errors import UsageError
+from replay.header import Counter, Trailer
 from replay.recording import open_recording
 from replay.runs import events_of
 
@@ -34,7 +36,7 @@ class TestImport:
         assert kinds == ["vm.create", "memslot.set", "vcpu.create", "vm.destroy"]
         streams = capsys.readouterr()
         assert streams.out == ""
-        assert f"kvm-replay: {name}: 4 events\n" in streams.err
+        assert f"kvm-replay: {name}: 4 events; 0 lost, 0 unknown, " in streams.err
 
     def test_both_ways(self) -> None:
         """A recording turned into the other form and back is the same recording."""
@@ -64,6 +66,15 @@ class TestImport:
         write_kvmr(Path("a.kvmr"))
         assert main(["import", "a.kvmr", "-o", "b.kvmr", "--quiet"]) == 0
         assert capsys.readouterr().err == "kvm-replay: warning: 3 lost: ring buffer overrun, first at ftrace.txt:9\n"
+
+    def test_many_losses_are_cut_short(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A trace with a thousand kinds of losses does not flood the terminal."""
+        counters = tuple(Counter(kind=f"k{number}", count=1, severity="unknown") for number in range(1000))
+        write_kvmr(Path("a.kvmr"), trailer=Trailer(counters=counters))
+        assert main(["import", "a.kvmr", "-o", "b.kvmr", "--quiet"]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert (len(lines), lines[0]) == (LOSSES_SAID + 1, "kvm-replay: warning: 1 not understood: k0")
+        assert "and 980 more" in lines[-1]
 
 
 class TestOutput:

@@ -39,7 +39,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         writer.finish(stream.trailer())
     say_warnings(stream, console)
     say_losses(stream, console)
-    console.note(f"{args.output}: {writer.events:,} events")
+    totals = ", ".join(f"{stream.trailer().total(severity):,} {severity}" for severity in ("lost", "unknown", "ignored"))
+    console.note(f"{args.output}: {writer.events:,} events; {totals}")
     return SAME
 
 
