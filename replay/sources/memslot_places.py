@@ -25,13 +25,17 @@ Layout = dict[int, tuple[int, int]]
 
 @attrs.define(eq=False)
 class OpenCall:
-    """A KVM call that was entered and has not returned; entry is None for one that strace does not have."""
+    """A KVM call that was entered and has not returned; entry is None for one that strace does not have.
+
+    adopted: it was under way when the trace began, so far as strace's lines can tell.
+    """
 
     record: Syscall
     entry: Entry | None
     cmd: int
     vm: int | None
     committed: bool = False
+    adopted: bool = False
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ from replay.sources.memslot_places import MemslotPlaces
 from replay.sources.merge_calls import PairedCalls, is_kvm_call
 from replay.sources.pairing import Pairing, Sample
 from replay.sources.processes import Resolver
+from replay.sources.strace_feed import StraceFeed
 from replay.sources.strace_import import StraceImport
 from replay.sources.strace_queue import StraceQueue
 from replay.sources.tally import Tally
@@ -68,11 +69,11 @@ class MergedImport:
         blocks = iter(self._lexer)
         self._read = self._sampled(blocks)
         self._blocks = chain(self._read, blocks)
-        first_ns = first_time_ns(self._read[0] if self._read else None, latency=self._lexer.latency)
+        self._first_ns = first_time_ns(self._read[0] if self._read else None, latency=self._lexer.latency)
         known = self._strace.header
         self.header = attrs.evolve(
             known,
-            clock=clock_of(first_ns),
+            clock=clock_of(self._first_ns),
             tools=(*known.tools, Tool(name=FORMAT)),
             sources=(*known.sources, SourceFile(name=trace.name[-255:], format=FORMAT)),
             provenance="imported from strace and tracefs text of one run",
@@ -97,16 +98,18 @@ class MergedImport:
         scan, name, tally = self._strace.scan(), self._trace.name, self._tally
         resolver = Resolver(scan, tally=tally, names=names)
         threads = scan.lineage.first
-        owners = Owners(resolver, outside=lambda tid: tid not in threads)
+        by_thread = not scan.lineage.makers_recorded
+        owners = Owners(resolver, by_thread=by_thread, outside=lambda tid: tid not in threads)
         emit = Emitter(resolver, owners, ItemWriter())
-        pairing, queue = self._pairing, self._pairing.queue
-        calls = PairedCalls(emit, queue, pairing, MemslotPlaces(), tally, names, name, file, follows=len(threads) > 1)
+        feed = StraceFeed(emit, self._pairing, MemslotPlaces(), tally, names)
+        calls = PairedCalls(feed, tally, name, file, follows=len(threads) > 1)
+        self._calls = calls
         fold = PageFold(owners, emit.out, tally, name, file, calls.use)
         return Walk(self._lexer, calls, fold, emit.out, tally, name, file, "shadow_pages")
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order of the trace."""
-        self._pairing.begin(sample_calls(self._read))
+        self._calls.begin(sample_calls(self._read), self._first_ns)
         yield from self._walk.items(self._blocks)
 
     def trailer(self) -> Trailer:

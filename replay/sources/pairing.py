@@ -88,6 +88,14 @@ class Pairing:
             self.pairs += 1
         return entry
 
+    def peek(self, tid: int, enter_ns: int | None) -> bool:
+        """Say whether a thread has a waiting call stamped up to a time of the trace."""
+        if self.offset_ns is None or enter_ns is None:
+            return False
+        until_ns = enter_ns - self.offset_ns
+        self.queue.pull_to(until_ns)
+        return any(entry.stamp_ns is not None and entry.stamp_ns <= until_ns for entry in self.queue.calls.get(tid, ()))
+
     def _by_stamp(self, tid: int, fd: int, cmd: int, enter_ns: int) -> Entry | None:
         until_ns = enter_ns - (self.offset_ns or 0)
         self.queue.pull_to(until_ns + NOISE_NS)

@@ -56,6 +56,7 @@ class Walk:
     events: int = 0
     _good: bool = False
     _bad: int = 0
+    _odd_line: int | None = None
 
     def items(self, blocks: Iterable[Block] | None = None) -> Iterator[Item]:
         """Yield what the lines give; blocks: of the lexer, when some were read ahead."""
@@ -65,6 +66,7 @@ class Walk:
             while (row := self.fold.fold(rows)) is not None:
                 self._cold(row[9], self.fold.line)
             yield from self._ready()
+        self._count_odd(last=True)
         self.calls.end()
         self.fold.end()
         self.out.close()
@@ -111,7 +113,8 @@ class Walk:
         self.out.event(Lost(count=count, what=what, affects=self.lost_affects, source=Source(self.file, line)))
 
     def _odd(self, text: bytes, line: int) -> None:
-        self.tally.add(self._place(line), "line not understood")
+        self._count_odd()
+        self._odd_line = line
         self._bad += 1
         if self._bad > BAD_LINES_MAX and not self._good and not self.events:
             raise TraceSyntaxError(
@@ -120,6 +123,16 @@ class Walk:
                 expected="'comm-tid [cpu] flags seconds.microseconds: event: ...'",
                 advice="record with tracefs options raw, hex, bin and verbose off",
             )
+
+    def _count_odd(self, *, last: bool = False) -> None:
+        """Count the last line that was not understood: as cut when the text ends with it, and not with a line end."""
+        if self._odd_line is None:
+            return
+        if last and self.lexer.cut and self._odd_line == self.fold.line:
+            self.tally.add(self._place(self._odd_line), "last line is cut", "lost")
+        else:
+            self.tally.add(self._place(self._odd_line), "line not understood")
+        self._odd_line = None
 
     def _place(self, line: int) -> str:
         return f"{self.name}:{line}"
