@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason
+from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason, Rule
 from replay.analyses.check_state import SITES, Compared, Window, compare_areas, compare_state, shadow_settled
 from replay.analyses.compare_report import Fact
 from replay.engine.lane import Lane, results_agree
@@ -74,6 +74,7 @@ class Checker:
         self._dark: dict[int | None, str] = {}
         self._facets: dict[str, list[int]] = {}
         self._reasons: dict[str, list[int]] = {}
+        self._rules: dict[tuple[str, str, str], int] = {}
         self._mismatches: list[Mismatch] = []
         self._events = 0
 
@@ -136,6 +137,9 @@ class Checker:
         if not reason and self._lane.machine.policy.register_checks_mm is False and event.KIND == "notifier.register":
             reason = "the function is void before 6.6"
         rule, source = rule_of(event, outcome)
+        if not reason:
+            key = (event.KIND, rule, source)
+            self._rules[key] = self._rules.get(key, 0) + 1
         row = Compared(RESULTS, event.KIND, ret_text(min(outcome.ret, 0)), ret_text(min(recorded, 0)), source, reason)
         self._compare(row, event, number, rule)
 
@@ -239,6 +243,7 @@ class Checker:
             not_checkable=sum(cells[0] for cells in self._reasons.values()),
             mismatch_count=checked - agreed,
             facets=tuple(Facet(name=name, checked=c[0], agreed=c[1]) for name, c in sorted(self._facets.items())),
+            rules=tuple(Rule(kind=k, rule=r, source=s, checked=n) for (k, r, s), n in sorted(self._rules.items())),
             reasons=tuple(Reason(reason=name, count=c[0], first_event=c[1]) for name, c in sorted(self._reasons.items())),
             mismatches=tuple(self._mismatches),
         )

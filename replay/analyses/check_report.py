@@ -25,6 +25,16 @@ class Facet:
 
 
 @attrs.frozen(kw_only=True)
+class Rule:
+    """One rule of the model that decided a result which was compared."""
+
+    kind: str = text("kind of event", length_max=64)
+    rule: str = text("what decided: the check that refused, or what the call was", length_max=256)
+    source: str = text("where the kernel has that rule", length_max=512)
+    checked: int = uint("comparisons that it decided")
+
+
+@attrs.frozen(kw_only=True)
 class Reason:
     """Why something recorded could not be compared."""
 
@@ -61,6 +71,7 @@ class CheckReport:
     not_checkable: int = uint("recorded facts that could not be compared")
     mismatch_count: int = uint("comparisons in which they do not agree")
     facets: tuple[Facet, ...] = values("comparisons by kind", Facet, length_max=64)
+    rules: tuple[Rule, ...] = values("rules that decided the compared results", Rule, length_max=1024)
     reasons: tuple[Reason, ...] = values("why facts could not be compared", Reason, length_max=1024)
     mismatches: tuple[Mismatch, ...] = values("the first mismatches", Mismatch, length_max=MISMATCHES_MAX)
 

@@ -55,7 +55,8 @@ def config_of(text: str) -> LabConfig:
     machine = Machine(
         config_external_write_tracking=facts.get("config_external_write_tracking"),
         tdp=fact("npt"),
-        tdp_mmu=fact("tdp_mmu"),
+        # Before 6.12 the parameter stays Y with tdp off; the TDP MMU is in use only with both (mmu.c, kvm_configure_mmu()).
+        tdp_mmu=False if fact("npt") is False else fact("tdp_mmu"),
         vendor="amd" if fact("npt") is not None else None,
         avic=fact("avic"),
     )
@@ -72,12 +73,12 @@ def is_lab(head: bytes) -> bool:
     return first.startswith(b'{"n":') and all(name in first[:4096] for name in (b'"op":"', b'"ret":', b'"err":"'))
 
 
-def open_lab(path: str, machine: Machine | None = None) -> "LabImport":
+def open_lab(what: str | Input, machine: Machine | None = None) -> "LabImport":
     """Return the stream of one result, with what lies beside it: `_config.out` and the script of the same name.
 
     machine: facts that the caller knows; they go before those of `_config.out`. Raises UnreadableError.
     """
-    source = Input(path)
+    source = Input(what) if isinstance(what, str) else what
     config = config_of(_beside(source, CONFIG_NAME, CONFIG_CHARS_MAX))
     script = _beside(source, f"{source.name.removesuffix('.out')}.script", SCRIPT_CHARS_MAX)
     known = with_facts(machine or Machine(), config.machine)
@@ -112,17 +113,12 @@ class LabImport:
         self._events = 0
         self._last = 0
         self._warnings: list[str] = []
-        self._header = Header(
+        self.header = Header(
             title=name,
             machine=machine,
             tools=(Tool(name="slotprobe"),),
             sources=(SourceFile(name=name[:255], format=FORMAT),),
         )
-
-    @property
-    def header(self) -> Header:
-        """The header: the machine as the caller knows it."""
-        return self._header
 
     def items(self) -> Iterator[Item]:
         """Yield the items. Raises TraceSyntaxError for a line that slotprobe would not print."""

@@ -3,6 +3,7 @@
 from typing import Final
 
 from replay.cli.verb import Verb
+from replay.cli.verbs.check import CHECK
 from replay.cli.verbs.compare import COMPARE
 from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
@@ -11,4 +12,4 @@ from replay.cli.verbs.info import INFO
 from replay.cli.verbs.policies import POLICIES_VERB
 from replay.cli.verbs.state import STATE
 
-VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, STATE, COST, POLICIES_VERB)
+VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, CHECK, STATE, COST, POLICIES_VERB)

@@ -1,0 +1,65 @@
+"""Hold the model against a recording: what the recorded kernel did against what the model says it does."""
+
+import argparse
+from typing import Final
+
+from replay.cli.console import Console
+from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.lanes import add_profile
+from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    add_profile(parser)
+    parser.add_argument(
+        "--policy",
+        metavar="POLICY",
+        help="policy of the recorded kernel, when its release does not tell it: eager or on-demand",
+    )
+    add_format(parser, "text", "json", "jsonl")
+    add_output(parser)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from replay.analyses.check import Checker
+    from replay.kvm.profile import parse_facts
+    from replay.report.check_text import check_text
+    from replay.report.json_text import document
+    from replay.report.paint import Paint
+
+    stream = open_inputs(args.inputs)
+    checker = Checker(stream.header, parse_facts(args.profile), args.policy)
+    with console.result(args.output, inputs=args.inputs) as out:
+        report = checker.run(console.progress("checking").over(stream.items()))
+        if args.format == "text":
+            out.writelines(f"{line}\n" for line in check_text(report, Paint(console.paints(out))))
+        else:
+            out.write(document("check", report, one_line=args.format == "jsonl"))
+    say_warnings(stream, console)
+    return report.status()
+
+
+CHECK: Final = Verb(
+    name="check",
+    summary="hold the model against what the recorded kernel did",
+    description="""\
+Replay a recording in the lane of the kernel that it was made on, and compare event by event: every recorded result, and every
+observation of the kernel's own state and allocations. Results that the model takes from the recording, and whatever lies
+behind a loss, are counted as not checkable with the reason. Zero comparisons are never a pass.""",
+    inputs="""\
+RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.
+The kernel's release must be in the header or in --profile release=...""",
+    statuses={
+        SAME: "model and kernel agree in every comparison, and there is at least one",
+        DIVERGENCE: "the kernel contradicts the model",
+        TROUBLE: "bad usage, or input that can not be read",
+        CANNOT_TELL: "nothing to compare, or the kernel's release is not known",
+    },
+    examples=(
+        "kvm-replay check boot.kvmr",
+        "kvm-replay check --profile release=6.12.117,config=y,tdp=1 --format json strace.txt",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)
