@@ -52,7 +52,7 @@ PREFIXES: dict[str, Kernel] = {
     "6.12eagersmp2": ROWS[5],
 }
 """What was booted, by the first part of a result folder's name."""
-HOW = "booted under QEMU's TCG with emulated AMD SVM and nested paging, 4 GiB, 40 physical address bits; slotprobe ran {case}.script"
+HOW = "booted under QEMU's TCG: AMD SVM with nested paging, 4 GiB, 40 physical address bits; slotprobe ran {case}.script"
 
 
 def kernel_of(folder: str) -> Kernel:

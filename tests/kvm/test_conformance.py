@@ -1,0 +1,144 @@
+"""Promises of the model against real kernels: every recorded fact that can be compared agrees.
+
+docs/conformance.md pins how many comparisons each kernel, configuration and recording gives.
+"""
+
+from pathlib import Path
+
+import pytest
+from conformance_page import WHY_NOT, WHY_PASSED_OVER, Case, cases, explained, folders, page
+from kernel_recordings import KERNELS, PREFIXES, kernel_of, paths
+
+from replay.analyses.check import check
+from replay.recording import open_recording
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "conformance.md"
+NAMES = [f"{path.parent.name}/{path.stem}" for path in paths()]
+RECORDING_BYTES_MAX = 100 << 10
+ALL_BYTES_MAX = 3 << 20
+CASES_OF_A_BATTERY = 16
+
+
+def case_of(name: str) -> Case:
+    """Return one checked recording."""
+    (case,) = [case for case in cases() if f"{case.folder}/{case.name}" == name]
+    return case
+
+
+class TestKernels:
+    """Model and kernel agree in every comparison, and there are comparisons."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_agrees(self, name: str) -> None:
+        """No recorded result, state or allocation contradicts the model."""
+        report = case_of(name).report
+        assert [(m.event, m.what, m.expected, m.observed) for m in report.mismatches] == []
+        assert report.agreed == report.checked > 0
+        assert report.status() == 0
+
+    def test_all_kernels_are_there(self) -> None:
+        """Nine full batteries of three kernels, two cloud kernels, five-level paging, and two CPUs are checked."""
+        found = [folder for folder in folders(cases()) if sum(case.folder == folder for case in cases()) == CASES_OF_A_BATTERY]
+        assert len(NAMES) == 159
+        assert sorted(found) == sorted(
+            f"{k}-{c}" for k in ("6.1", "6.12", "6.12eager") for c in ("npt0", "npt1", "npt1-notdpmmu")
+        )
+        assert {folder.partition("-")[0] for folder in folders(cases())} == set(PREFIXES)
+
+    def test_every_fact_is_compared_somewhere(self) -> None:
+        """All kinds of facts occur, each many times."""
+        totals: dict[str, int] = {}
+        for case in cases():
+            for facet in case.report.facets:
+                totals[facet.name] = totals.get(facet.name, 0) + facet.checked
+        assert sorted(totals) == [
+            "VM state",
+            "allocations by site",
+            "gfn counters",
+            "results of adds, removes and queries",
+            "results of calls",
+            "slot arrays",
+            "slot geometry and flags",
+            "slots and their order",
+        ]
+        assert min(totals.values()) > 500
+
+
+class TestOtherModels:
+    """The comparisons can fail: a model of another kernel is contradicted."""
+
+    @pytest.mark.parametrize(
+        ("name", "policy"),
+        [
+            ("6.12-npt1/03-lifecycle", "eager"),
+            ("6.12-npt1/04-register", "eager"),
+            ("6.12eager-npt1/03-lifecycle", "on-demand"),
+            ("6.1-npt1/03-lifecycle", "on-demand"),
+            ("6.1-npt1/07-move", "eager-6.6"),
+        ],
+    )
+    def test_another_policy_is_contradicted(self, name: str, policy: str) -> None:
+        """A kernel's recording does not agree with another policy."""
+        report = check(open_recording(str(KERNELS / f"{name}.kvmr")), policy=policy)
+        assert report.mismatch_count > 0
+        assert report.status() == 1
+
+    @pytest.mark.parametrize(
+        ("name", "fact", "value"),
+        [
+            ("6.12-npt1/02-sizes", "tdp", False),
+            ("6.12-npt1-notdpmmu/02-sizes", "tdp_mmu", True),
+            ("6.12-npt1/03-lifecycle", "smm", False),
+            ("6.12-npt1/06-errors", "max_phys_bits", 52),
+            ("6.12-npt1/06-errors", "la57", True),
+            ("6.12-npt1/04-register", "config_external_write_tracking", False),
+        ],
+    )
+    def test_another_machine_is_contradicted(self, name: str, fact: str, value: object) -> None:
+        """A fact of the profile that is not the machine's shows."""
+        stream = open_recording(str(KERNELS / f"{name}.kvmr"))
+        report = check(stream, {fact: value}, policy=kernel_of(Path(name).parent.name).policy)
+        assert report.mismatch_count > 0
+
+
+class TestRecordings:
+    """The recordings are small, say where they come from, and can be carried about."""
+
+    def test_sizes(self) -> None:
+        """Each stays under 100 KiB, all together under 3 MiB."""
+        sizes = [path.stat().st_size for path in paths()]
+        assert max(sizes) < RECORDING_BYTES_MAX
+        assert sum(sizes) < ALL_BYTES_MAX
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_header_says_where_it_comes_from(self, name: str) -> None:
+        """Kernel, CONFIG, paging and provenance are in the header."""
+        with open_recording(str(KERNELS / f"{name}.kvmr")) as stream:
+            header = stream.header
+        machine = header.machine
+        assert header.title == name
+        assert kernel_of(Path(name).parent.name).name in header.provenance
+        assert machine.kernel_release in {"6.1.192", "6.12.117"}
+        assert machine.tdp is ("npt0" not in name)
+        assert machine.tdp_mmu is ("npt1" in name and "notdpmmu" not in name)
+        assert machine.config_external_write_tracking is ("cloud" not in name)
+
+
+class TestPage:
+    """docs/conformance.md says what the checks give."""
+
+    def test_is_generated_from_the_recordings(self) -> None:
+        """The page is what `python tests/kvm/conformance_page.py > docs/conformance.md` writes."""
+        assert PAGE.read_text() == page(cases())
+
+    def test_another_count_shows(self) -> None:
+        """The page without one recording is another page: the comparison above can fail."""
+        assert page(cases()[:-1]) != page(cases())
+
+    def test_every_exception_is_explained_and_occurs(self) -> None:
+        """Each reason why a fact is not compared is explained once, and no explanation is left over."""
+        reasons = {explained(reason.reason, WHY_NOT) for case in cases() for reason in case.report.reasons}
+        passed = {explained(counter.kind, WHY_PASSED_OVER) for case in cases() for counter in case.trailer.counters}
+        assert reasons == set(WHY_NOT)
+        assert passed == set(WHY_PASSED_OVER)
+        assert all(counter.severity != "unknown" for case in cases() for counter in case.trailer.counters)
