@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from replay.analyses.agreements import Agreements
-from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonReport, LaneReport, PairReport, bytes_of
+from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonReport, LaneReport, PairReport, VmBytes, bytes_of
 from replay.analyses.exposure import ExposureTally
 from replay.analyses.findings import CLASSES, ClassCount, strength
 from replay.analyses.hazards import Hazards
@@ -77,7 +77,7 @@ class Comparison:
         header = stream.header
         self._pairs = [Pair(lanes[0], other, header) for other in lanes[1:]]
         self._hazards = [Hazards(pair.reference, pair.other, header, pair.take) for pair in self._pairs]
-        self._doubts = Doubts()
+        self._doubts = Doubts(lanes, header.machine.tdp)
         self._agreements = Agreements(lanes)
         self._exposures = [ExposureTally() for _ in lanes]
         self._checked = [0] * len(lanes)
@@ -143,6 +143,10 @@ class Comparison:
             profile=tuple(Fact(name=name, value=value, assumed=name in assumed) for name, value in lane.profile.facts().items()),
             write_track=bytes_of(GFN_WRITE_TRACK, tallies[GFN_WRITE_TRACK]),
             arrays=tuple(bytes_of(array, tallies[array]) for array in ARRAYS),
+            by_vm=tuple(
+                VmBytes(vm=vm, write_track=bytes_of(GFN_WRITE_TRACK, tally))
+                for vm, tally in sorted(lane.machine.allocator.write_track_by_vm.items())
+            ),
             exposure=self._exposures[index].report(),
             warnings=tuple(Count(name=name, count=count) for name, count in sorted(lane.machine.log.counts.items())),
             skipped=tuple(Count(name=name, count=count) for name, count in sorted(lane.skipped.items())),

@@ -63,6 +63,14 @@ def bytes_of(array: str, tally: Tally) -> Bytes:
 
 
 @attrs.frozen(kw_only=True)
+class VmBytes:
+    """gfn_write_track of one VM in one lane."""
+
+    vm: int = uint("number of the VM", bits=32)
+    write_track: Bytes = value("gfn_write_track", Bytes, default=bytes_of("gfn_write_track", Tally()))
+
+
+@attrs.frozen(kw_only=True)
 class Exposure:
     """Where -ENOMEM can come from: calls of one kind that allocate, and what they ask for."""
 
@@ -104,6 +112,7 @@ class LaneReport:
     profile: tuple[Fact, ...] = values("facts of the machine", Fact, length_max=64)
     write_track: Bytes = value("gfn_write_track", Bytes, default=bytes_of("gfn_write_track", Tally()))
     arrays: tuple[Bytes, ...] = values("every per-slot allocation by kind", Bytes, length_max=16)
+    by_vm: tuple[VmBytes, ...] = values("gfn_write_track of each VM that had one", VmBytes, length_max=1 << 20)
     exposure: tuple[Exposure, ...] = values("where -ENOMEM can come from", Exposure, length_max=32)
     warnings: tuple[Count, ...] = values("kernel warnings", Count, length_max=32)
     skipped: tuple[Count, ...] = values("events that can not happen under this profile", Count, length_max=8)

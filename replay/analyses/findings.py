@@ -100,6 +100,7 @@ class Uncertainty:
     first_event: int | None = uint("first event that it concerns", optional=True)
     vm: int | None = uint("VM that it concerns; null: any", bits=32, optional=True)
     advice: str = text("what to do about it", default="", length_max=1024)
+    matters: bool = flag("it can change the answer: the verdict is 'cannot tell'", default=True)
 
 
 @attrs.frozen(kw_only=True)

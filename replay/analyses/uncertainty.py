@@ -13,18 +13,24 @@ from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, Sha
 from replay.header import Trailer
 from replay.kvm.kernel_log import GONE, NO_SLOT
 
+_CAP_EFFECT: Final = "it can change dirty bitmaps and KVM's internal memslots, no result and no other array"
 _RECORDER: Final = "record with the bpftrace recorder, which reads the arguments in the kernel"
 
 
 class Doubts:
     """Collect uncertainties while a recording is replayed; the same doubt of the same VM is counted, not repeated."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Sequence[Lane], recorded_tdp: bool | None) -> None:
+        """recorded_tdp: the header's fact; without it the cause of shadow roots is not known."""
+        self._tdp_unknown = recorded_tdp is None and any(lane.profile.tdp for lane in lanes)
         self._found: dict[tuple[str, int | None], list[int]] = {}
         self._advice: dict[tuple[str, int | None], str] = {}
+        self._harmless: dict[tuple[str, int | None], None] = {}
 
-    def add(self, what: str, vm: int | None, event: int, advice: str = "", count: int = 1) -> None:
-        """Note one doubt."""
+    def add(self, what: str, vm: int | None, event: int, advice: str = "", count: int = 1, *, matters: bool = True) -> None:
+        """Note one doubt; one that does not matter is said and leaves the verdict alone."""
+        if not matters:
+            self._harmless[what, vm] = None
         entry = self._found.setdefault((what, vm), [0, event])
         entry[0] += count
         self._advice[what, vm] = advice
@@ -40,6 +46,9 @@ class Doubts:
         elif isinstance(event, Lost):
             count = 1 if event.count is None else event.count
             self.add(f"events are lost: {event.what}", event.vm, step.number, "record again with larger buffers", count)
+        elif isinstance(event, ShadowRootAlloc) and self._tdp_unknown and event.inferred and not event.nested:
+            what = "shadow roots were seen, but not whether tdp was off: they are taken for nested guests' where tdp is on"
+            self.add(what, event.vm, step.number, "import with --machine tdp=0 or tdp=1")
         elif _killed(event):
             what = f"{event.KIND} was not seen to return: it may or may not have taken effect"
             self.add(what, getattr(event, "vm", None), step.number, "the model assumes that it took effect")
@@ -48,6 +57,10 @@ class Doubts:
 
     def _opaque(self, event: Opaque, number: int) -> None:
         if event.foreign_mm or (event.ret is not None and event.ret < 0):
+            return
+        if event.name == "KVM_ENABLE_CAP":
+            # What it can change of the model: dirty bitmaps (ring mode) and, by a split irqchip, one internal memslot.
+            self.add(f"{event.name} with arguments that the recorder did not show", event.vm, number, _CAP_EFFECT, matters=False)
             return
         self.add(f"{event.name} with arguments that the recorder did not show", event.vm, number, _RECORDER)
 
@@ -73,7 +86,14 @@ class Doubts:
             self._lane(lane)
         del warnings  # said on stderr by the caller; what matters of them is counted in the trailer
         return tuple(
-            Uncertainty(what=what, count=count, first_event=None if first < 0 else first, vm=vm, advice=self._advice[what, vm])
+            Uncertainty(
+                what=what,
+                count=count,
+                first_event=None if first < 0 else first,
+                vm=vm,
+                advice=self._advice[what, vm],
+                matters=(what, vm) not in self._harmless,
+            )
             for (what, vm), (count, first) in sorted(self._found.items(), key=_order)
         )
 

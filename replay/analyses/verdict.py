@@ -20,15 +20,16 @@ def conclude(draft: CompareReport) -> CompareReport:
     Cannot tell stands above divergence: what was found is true, but "nothing stronger" can not be claimed.
     """
     found = [pair for pair in draft.pairs if pair.strongest or any(c.behind_horizon for c in pair.classes)]
-    verdict = CANNOT_TELL if draft.uncertainties else DIVERGENCE if found else SAME
+    verdict = CANNOT_TELL if any(doubt.matters for doubt in draft.uncertainties) else DIVERGENCE if found else SAME
     return attrs.evolve(draft, verdict=verdict, sentence=" ".join(_sentences(draft, found)))
 
 
 def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
     lines = []
-    if draft.uncertainties:
-        first = draft.uncertainties[0]
-        more = len(draft.uncertainties) - 1
+    doubts = [doubt for doubt in draft.uncertainties if doubt.matters]
+    if doubts:
+        first = doubts[0]
+        more = len(doubts) - 1
         lines.append(f"Cannot tell for certain: {first.what}" + (f", and {more} more doubts." if more else "."))
     by_name = {lane.name: lane for lane in draft.lanes}
     lines.extend(_pair_sentence(pair, by_name) for pair in found)

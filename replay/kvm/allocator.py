@@ -114,6 +114,8 @@ class Allocator:
     number: int = 0
     event: int = 0
     tallies: dict[str, Tally] = attrs.field(factory=lambda: {array: Tally() for array in ARRAYS})
+    write_track_by_vm: dict[int, Tally] = attrs.field(factory=dict)
+    """gfn_write_track of each VM that ever had one."""
     injections: list[Injection] = attrs.field(factory=list)
     taken: list[Allocation] = attrs.field(factory=list)
     freed: list[Allocation] = attrs.field(factory=list)
@@ -148,6 +150,8 @@ class Allocator:
         self.number += 1
         made = Allocation(self.number, site, array, cost, vm, slot[0], slot[1], self.event)
         self.tallies[array].take(cost)
+        if array == GFN_WRITE_TRACK:
+            self.write_track_by_vm.setdefault(vm, Tally()).take(cost)
         self.taken.append(made)
         return made
 
@@ -158,4 +162,6 @@ class Allocator:
         if self.limit_pages is not None:
             self.limit_pages += allocation.cost.pages
         self.tallies[allocation.array].give_back(allocation.cost)
+        if allocation.array == GFN_WRITE_TRACK:
+            self.write_track_by_vm[allocation.vm].give_back(allocation.cost)
         self.freed.append(allocation)

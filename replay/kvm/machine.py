@@ -57,6 +57,8 @@ from replay.kvm.set_memslot import kvm_free_memslot, kvm_set_memory_region
 from replay.kvm.vm import Vm
 from replay.units import EIO, ENOMEM, ENOTTY
 
+UNSEEN: Final = "delete of a memslot from before the recording"
+
 
 @attrs.define
 class Outcome:
@@ -154,7 +156,7 @@ def _vm_create(machine: Machine, event: VmCreate, outcome: Outcome) -> None:
 
 
 def _vm_attach(machine: Machine, event: VmAttach, _outcome: Outcome) -> None:
-    kvm_create_vm(machine, event.vm, 0)
+    kvm_create_vm(machine, event.vm, 0).attached = True
 
 
 def _vm_destroy(machine: Machine, event: VmDestroy, _outcome: Outcome) -> None:
@@ -186,6 +188,8 @@ def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
         bind_errno=recorded,
     )
     outcome.ret, outcome.change, outcome.why = kvm_set_memory_region(request)
+    if vm.attached and event.ret == 0 and request.old is None and not event.memory_size:
+        outcome.ret, outcome.why = 0, UNSEEN
 
 
 def _tss_set(machine: Machine, event: TssSet, outcome: Outcome) -> None:

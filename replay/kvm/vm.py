@@ -48,6 +48,8 @@ class Vm:
     nodes: list[int] = attrs.field(factory=list)
     users_count: int = 1
     destroyed: bool = False
+    attached: bool = False
+    """Alive before the recording began: memslots that it never created may be there."""
     created_vcpus: int = 0
     irqchip_in_kernel: bool = False
     apic_access_memslot_enabled: bool = False

@@ -7,7 +7,7 @@ from typing import Final
 
 from replay.analyses.catalogue import RULES
 from replay.analyses.compare_report import CANNOT_TELL, SAME, CompareReport, LaneReport, PairReport
-from replay.analyses.findings import CLASSES, MEANINGS, Finding
+from replay.analyses.findings import CLASSES, MEANINGS, Finding, Uncertainty
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
@@ -26,7 +26,7 @@ def compare_text(report: CompareReport, paint: Paint | None = None) -> Iterator[
     yield paint("bold", f"{title}: {report.events:,} events, {report.vms:,} VM{'s' if report.vms != 1 else ''}")
     yield paint(_STYLES.get(report.verdict, "red"), f"verdict: {report.verdict}")
     yield from _wrapped(report.sentence, "  ")
-    for block in (_doubts(report), _lanes(report), _bytes(report), _exposure(report), _shown(report)):
+    for block in (_doubts(report), _lanes(report), _bytes(report), _exposure(report), _shown(report), _notes(report)):
         if block:
             yield ""
             yield paint("bold", block[0])
@@ -41,16 +41,24 @@ def _wrapped(sentence: str, indent: str) -> list[str]:
 
 
 def _doubts(report: CompareReport) -> list[str]:
-    if not report.uncertainties:
+    return _doubt_lines("what keeps the answer from being certain", [doubt for doubt in report.uncertainties if doubt.matters])
+
+
+def _notes(report: CompareReport) -> list[str]:
+    return _doubt_lines("not known, and without weight for the verdict", [d for d in report.uncertainties if not d.matters])
+
+
+def _doubt_lines(title: str, doubts: Sequence[Uncertainty]) -> list[str]:
+    if not doubts:
         return []
-    lines = ["what keeps the answer from being certain"]
-    for doubt in report.uncertainties[:FINDINGS_SHOWN]:
+    lines = [title]
+    for doubt in doubts[:FINDINGS_SHOWN]:
         place = "" if doubt.first_event is None else f" (first at event {doubt.first_event})"
         vm = "" if doubt.vm is None else f"VM {doubt.vm}: "
         times = f"{doubt.count:,} x " if doubt.count > 1 else ""
         lines.extend(_wrapped(f"{vm}{times}{doubt.what}{place}", ""))
         lines.extend(_wrapped(doubt.advice, "  -> ") if doubt.advice else [])
-    rest = len(report.uncertainties) - FINDINGS_SHOWN
+    rest = len(doubts) - FINDINGS_SHOWN
     return [*lines, *([f"and {rest} more; --format json has them all"] if rest > 0 else [])]
 
 
