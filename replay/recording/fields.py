@@ -85,7 +85,7 @@ def expectation(spec: FieldSpec) -> str:
         "str": f"text of at most {spec.length_max} characters",
         "enum": "one of " + ", ".join(spec.choices),
         "uints": f"a list of at most {spec.length_max} unsigned {spec.bits}-bit numbers",
-        "value": "its fields in order, or by name",
+        "value": "its fields",
         "values": f"a list of at most {spec.length_max}",
     }[spec.shape]
     return words + (" or null" if spec.optional else "")

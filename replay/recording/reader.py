@@ -125,7 +125,7 @@ class KvmrReader:
     def _advice(self) -> str:
         if not self._events:
             return "no event before it is whole"
-        return f"the {self._events} events before it are whole: `kvm-replay recover {self.name}` saves them"
+        return f"`kvm-replay recover {self.name}` saves what is whole before it, {self._events} event{'s' * (self._events != 1)}"
 
     def _read_magic(self) -> int:
         magic = self._input.read(MAGIC_LAYOUT.size)

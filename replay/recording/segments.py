@@ -13,7 +13,7 @@ from replay.events import Event, HotEvent
 from replay.recording.codec import Wire
 from replay.recording.fields import misfit
 from replay.recording.frames import decode_frame, encode_frame
-from replay.recording.wire import unpack_all
+from replay.recording.wire import unpack
 from replay.runs import Run
 
 ROWS: Final = 1
@@ -71,10 +71,9 @@ def segments_of(raw: bytes, events: int) -> Iterator[tuple[int, int, int, memory
 
 def rows_of(content: memoryview, head_bytes: int, count: int) -> list[Wire]:
     """Return the arrays of a ROWS segment."""
-    rows = unpack_all(content)
-    if len(rows) != count or head_bytes:
-        raise EventError(f"{len(rows)} rows", where="block", expected=f"{count} and no head")
-    return rows
+    if head_bytes:
+        raise EventError(f"a head of {head_bytes} bytes", where="rows", expected="none")
+    return unpack(content, count)
 
 
 def run_of_columns(content: memoryview, head_bytes: int, count: int) -> Run:

@@ -49,38 +49,50 @@ def pack(value: object) -> bytes:
     return packed
 
 
-def unpack_all(data: bytes | memoryview) -> list[Any]:
-    """Return every value in the bytes, arrays as tuples; raise EventError for anything but whole canonical values."""
+def unpack(data: bytes | memoryview, count: int) -> list[Any]:
+    """Return the `count` values in the bytes, arrays as tuples; raise EventError for anything but canonical values.
+
+    Memory is bounded by the bytes, not by what they claim: at most some 30 bytes a byte, for a million tiny arrays.
+    """
     raw = bytes(data)
     if _WIDE_ARRAY.search(raw):
         check_nesting(raw)
+    found: list[Any] = []
+    packed = bytearray()
     try:
-        decoder = msgpack.Unpacker(
-            use_list=False,
-            raw=False,
-            max_buffer_size=max(len(raw), 1),
-            max_array_len=ARRAY_ITEMS.most,
-            max_str_len=TEXT_BYTES.most,
-            max_map_len=0,
-            max_bin_len=0,
-            max_ext_len=0,
-        )
-        decoder.feed(raw)
-        found = list(decoder)
-        packed = b"".join(map(pack, found))
+        decoder = _decoder(raw)
+        for value in decoder:
+            found.append(value)
+            packed += pack(value)
+            if len(found) > count:
+                break
     except _TROUBLE as error:
         raise EventError(f"bytes that do not decode ({error or type(error).__name__})", expected="MessagePack arrays") from None
+    if len(found) != count:
+        raise EventError(f"{'more' if len(found) > count else len(found)} values", expected=f"{count}")
     if packed != raw:
         raise EventError("bytes in another form than the shortest", expected="canonical MessagePack")
     return found
 
 
+def _decoder(raw: bytes) -> Any:
+    decoder = msgpack.Unpacker(
+        use_list=False,
+        raw=False,
+        max_buffer_size=max(len(raw), 1),
+        max_array_len=ARRAY_ITEMS.most,
+        max_str_len=TEXT_BYTES.most,
+        max_map_len=0,
+        max_bin_len=0,
+        max_ext_len=0,
+    )
+    decoder.feed(raw)
+    return decoder
+
+
 def unpack_one(data: bytes | memoryview) -> Any:
     """Return the one value in the bytes; raise EventError when there is none, or more."""
-    found = unpack_all(data)
-    if len(found) != 1:
-        raise EventError(f"{len(found)} values", expected="one")
-    return found[0]
+    return unpack(data, 1)[0]
 
 
 def _token(data: bytes, at: int) -> tuple[int, int]:
