@@ -111,6 +111,9 @@ def profile_of(machine: Machine, overrides: Mapping[str, Any] | None = None) -> 
         value = getattr(machine, name, None)
         if value is not None:
             known[name] = value
+    if machine.tdp is False and (overrides or {}).get("tdp"):
+        # Without tdp the TDP MMU is off whatever its module parameter says [mmu.c kvm_configure_mmu()]: nothing is known of it.
+        known.pop("tdp_mmu", None)
     known |= dict(overrides or {})
     default = Profile()
     assumed = tuple(f"{name}={_word(getattr(default, name))}" for name in _READERS if name not in known and _matters(name, known))
