@@ -30,11 +30,12 @@ def wants_color(choice: str, stream: TextIO, environ: Mapping[str, str]) -> bool
 
 
 class Console:
-    """What a verb prints with."""
+    """What a verb prints with; `at_end` holds what is closed when the verb has ended."""
 
     def __init__(self, *, color: str = "auto", quiet: bool = False) -> None:
         self.color = color
         self.quiet = quiet
+        self.at_end = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def result(self, path: str = STDIO, *, inputs: Sequence[str] = ()) -> Iterator[TextIO]:

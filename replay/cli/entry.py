@@ -95,7 +95,9 @@ def _run(argv: Sequence[str] | None, verbs: Sequence[Verb]) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else SAME
     verb: Verb = args.verb
-    return verb.run(args, Console(color=args.color, quiet=args.quiet))
+    console = Console(color=args.color, quiet=args.quiet)
+    with console.at_end:
+        return verb.run(args, console)
 
 
 def _flush_output() -> None:

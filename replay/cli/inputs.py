@@ -14,8 +14,11 @@ LOSSES_SAID: Final = 20
 """Most kinds of losses that get a line of their own on standard error."""
 
 
-def open_inputs(inputs: Sequence[str]) -> "Stream":
-    """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input."""
+def open_inputs(inputs: Sequence[str], console: Console) -> "Stream":
+    """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input.
+
+    The console closes it at the end of the verb, also of one that fails before it has read anything.
+    """
     from replay.sources import open_stream
 
     if inputs.count(STDIO) > 1:
@@ -23,9 +26,13 @@ def open_inputs(inputs: Sequence[str]) -> "Stream":
     if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
         raise UnreadableError("standard input is closed", advice="give a file name")
     try:
-        return open_stream(list(inputs))
+        stream = open_stream(list(inputs))
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), where=str(error.filename or inputs[0])) from error
+    close = getattr(stream, "close", None)
+    if close is not None:
+        console.at_end.callback(close)
+    return stream
 
 
 def say_warnings(stream: "Stream", console: Console) -> None:

@@ -28,7 +28,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.json_text import document
     from replay.report.paint import Paint
 
-    stream = open_inputs(args.inputs)
+    stream = open_inputs(args.inputs, console)
     checker = Checker(stream.header, parse_facts(args.profile), args.policy)
     with console.result(args.output, inputs=args.inputs) as out:
         report = checker.run(console.progress("checking").over(stream.items()))

@@ -56,7 +56,7 @@ def _priced_recording(args: argparse.Namespace, console: Console) -> "CostReport
     from replay.analyses.cost import recording_cost
     from replay.analyses.state_at import replay_to
 
-    stream = open_inputs(args.inputs)
+    stream = open_inputs(args.inputs, console)
     lanes = lanes_of(args, stream.header)
     replay_to(watched(iter(console.progress("replaying").over(stream.items())), stream), lanes, None)
     say_warnings(stream, console)

@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     if args.last is not None and args.last < args.first:
         raise UsageError(f"--to {args.last} is before --from {args.first}")
     codes = chosen_codes(args.kind)
-    stream = open_inputs(args.inputs)
+    stream = open_inputs(args.inputs, console)
     with console.result(args.output, inputs=args.inputs) as out:
         origin, counted = Origin(), Counted()
         items = origin.over(console.progress("reading").over(stream.items()))

@@ -31,7 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     check_output(args.output, args.inputs, force=args.force)
-    stream = open_inputs(args.inputs)
+    stream = open_inputs(args.inputs, console)
     header = titled(stream.header, args)
     with opened_writer(args.output, header, force=args.force) as writer:
         for item in console.progress("importing").over(stream.items()):

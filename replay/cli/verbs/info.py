@@ -20,7 +20,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.json_text import document
     from replay.report.paint import Paint
 
-    stream = open_inputs(args.inputs)
+    stream = open_inputs(args.inputs, console)
     builder = InfoBuilder()
     with console.result(args.output, inputs=args.inputs) as out:
         for item in console.progress("reading").over(stream.items()):

@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.paint import Paint
     from replay.report.state_text import state_text
 
-    stream = open_inputs(args.inputs)
+    stream = open_inputs(args.inputs, console)
     lanes = lanes_of(args, stream.header)
     with console.result(args.output, inputs=args.inputs) as out:
         items = console.progress("replaying").over(stream.items())

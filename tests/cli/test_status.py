@@ -1,0 +1,101 @@
+"""Promises of the exit status: each that a verb's help lists can be met, and is, by a case of its own."""
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+from cli_samples import HEADER, write_kvmr
+
+from replay.cli import main
+from replay.cli.verbs import VERBS
+from replay.events import Lost, MemslotSet, VmCreate
+from replay.events.base import Event
+from replay.header import Header, Machine, Trailer
+
+EAGER = Machine(kernel_release="6.8.0", config_external_write_tracking=True, tdp=True, smm=True)
+ON_DEMAND = attrs.evolve(EAGER, kernel_release="6.12.0")
+SLOT = MemslotSet(vm=0, ret=0, memory_size=0x200000)
+CREATE = VmCreate(vm=0, ret=4)
+
+RECORDINGS: dict[str, tuple[Machine, list[Event], bool]] = {
+    # name: machine, events, whether the recording saw the start
+    "agrees.kvmr": (attrs.evolve(EAGER, tdp=False), [CREATE, SLOT], True),
+    "differs.kvmr": (EAGER, [CREATE, SLOT], True),
+    "lossy.kvmr": (attrs.evolve(EAGER, tdp=False), [CREATE, Lost(vm=0, what="ring buffer overrun"), SLOT], True),
+    "contradicts.kvmr": (EAGER, [CREATE, SLOT, attrs.evolve(SLOT, memory_size=4096)], True),
+    "unjudged.kvmr": (Machine(), [CREATE, SLOT], True),
+}
+
+CASES: dict[tuple[str, int], list[str]] = {
+    ("import", 0): ["import", "agrees.kvmr", "-o", "new.kvmr"],
+    ("import", 2): ["import", "agrees.kvmr", "-o", "differs.kvmr"],
+    ("info", 0): ["info", "lossy.kvmr"],
+    ("info", 2): ["info", "missing.kvmr"],
+    ("dump", 0): ["dump", "lossy.kvmr"],
+    ("dump", 2): ["dump", "agrees.kvmr", "--from", "2", "--to", "1"],
+    ("compare", 0): ["compare", "agrees.kvmr"],
+    ("compare", 1): ["compare", "differs.kvmr"],
+    ("compare", 2): ["compare", "agrees.kvmr", "--lanes", "no-such-policy"],
+    ("compare", 3): ["compare", "lossy.kvmr"],
+    ("check", 0): ["check", "agrees.kvmr"],
+    ("check", 1): ["check", "contradicts.kvmr"],
+    ("check", 2): ["check", "missing.kvmr"],
+    ("check", 3): ["check", "unjudged.kvmr"],
+    ("state", 0): ["state", "agrees.kvmr", "--at", "1"],
+    ("state", 2): ["state", "agrees.kvmr", "--at", "x"],
+    ("cost", 0): ["cost", "--address-bits", "39"],
+    ("cost", 2): ["cost", "--address-bits", "39", "--slots", "0"],
+    ("policies", 0): ["policies"],
+    ("policies", 2): ["policies", "stray"],
+}
+JSON_CASES = [(verb, status) for verb, status in CASES if status != 2 and verb != "import"]
+
+
+@pytest.fixture(autouse=True)
+def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, (machine, events, complete) in RECORDINGS.items():
+        header = attrs.evolve(HEADER, machine=machine, complete_start=complete)
+        write_kvmr(Path(name), events, header, Trailer())
+
+
+class TestStatus:
+    """Exit status is a table, and the table is met."""
+
+    def test_every_status_has_a_case(self) -> None:
+        """The cases are exactly the verbs' own lists of status."""
+        assert set(CASES) == {(verb.name, status) for verb in VERBS for status in verb.statuses}
+
+    @pytest.mark.parametrize(("verb", "status"), CASES)
+    def test_case(self, verb: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+        """Each case ends as its help says; results are on standard output, trouble is on standard error alone."""
+        assert main(CASES[verb, status]) == status
+        streams = capsys.readouterr()
+        assert bool(streams.out) == (status != 2 and verb != "import")
+        assert ("kvm-replay: KVR" in streams.err) == (status == 2)
+
+    @pytest.mark.parametrize(("verb", "status"), JSON_CASES)
+    def test_format_changes_no_status(self, verb: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+        """A json result is one document that names its schema, jsonl has one object a line; the status stays."""
+        assert main([*CASES[verb, status], "--format", "json"]) == status
+        document = json.loads(capsys.readouterr().out)
+        assert document["schema"].startswith("kvm-replay/")
+        assert main([*CASES[verb, status], "--format", "jsonl"]) == status
+        lines = capsys.readouterr().out.splitlines()
+        assert lines
+        assert all(isinstance(json.loads(line), dict) for line in lines)
+
+    @pytest.mark.parametrize(("verb", "status"), JSON_CASES)
+    def test_same_bytes_again(self, verb: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+        """The same command line gives the same bytes."""
+        outputs = []
+        for _ in range(2):
+            assert main(CASES[verb, status]) == status
+            outputs.append(capsys.readouterr().out)
+        assert outputs[0] == outputs[1]
+
+    def test_header_default(self) -> None:
+        """The cases rest on what their headers say, not on defaults that may change."""
+        assert Header().machine == Machine()
+        assert EAGER != ON_DEMAND
