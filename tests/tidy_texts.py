@@ -10,6 +10,7 @@ from tidy_checks import Module, imported
 # Put together, so that the file that looks for them does not hold them.
 LEFTOVERS: Final = tuple("".join(parts) for parts in (("TO", "DO"), ("FIX", "ME"), ("X", "XX")))
 MACHINE_PATHS: Final = tuple("/".join(parts) for parts in (("", "work", ""), ("", "root", ""), ("", "home", ""), ("shared", "")))
+GOLDEN: Final = ".golden.txt"
 ENTRY_POINTS: Final = frozenset({"replay", "replay.__main__", "replay.cli"})
 
 NOT_OF_THE_KERNEL: Final = {
@@ -105,10 +106,13 @@ def unlisted_files(folder: str, files: Iterable[str], readme: str) -> Iterator[s
     """Complain of a name in a data folder that its README does not explain, and of a row there for a name that is not there.
 
     A table explains a name in its first cell: `boot.kvmr` a file, `6.12/` a folder. Files of one name in several folders, the
-    same scenario on several machines, are explained once.
+    same scenario on several machines, are explained once; `boot.golden.txt` is explained by its recording, which must be there.
     """
     inside = [path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/")]
-    parts = [path.split("/") for path in inside if path != "README.md"]
+    goldens = [path for path in inside if path.endswith(GOLDEN)]
+    lonely = [golden for golden in goldens if f"{golden.removesuffix(GOLDEN)}.kvmr" not in inside]
+    yield from (f"{folder}/{golden}: a golden file without its recording" for golden in lonely)
+    parts = [path.split("/") for path in inside if path not in {"README.md", *goldens}]
     names = {f"{part}/" for path in parts for part in path[:-1]} | {path[-1] for path in parts}
     explained = set(re.findall(r"^\|\s*`([^`]+)`", readme, re.MULTILINE))
     yield from (f"{folder}/README.md: no row for {name}" for name in sorted(names - explained))
