@@ -28,7 +28,7 @@ from replay.sources.lab_vms import LabCgroup, LabVm, LabVms
 from replay.sources.tally import Tally
 from replay.units import U32_MAX, Gpa, Hva
 
-REPEATS_MAX: Final = 1 << 20
+REPEATS_MAX: Final = 1 << 17
 """Most calls that one operation stands for."""
 NOT_A_VM: Final = "call on a descriptor that is no VM"
 
