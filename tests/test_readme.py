@@ -45,7 +45,6 @@ class TestCommands:
         assert os.access(script, os.X_OK)
         subprocess.run(["bash", "-n", str(script)], check=True)
 
-    @pytest.mark.xfail(reason="the verb compare is not plugged in yet")
     def test_first_prints_a_report(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """The main job gives a verdict on a recording that comes with the project, and a report worth reading."""
         monkeypatch.chdir(ROOT)
