@@ -110,7 +110,7 @@ class Task:
 class Source:
     """Where it was read: index into the header's `sources`, and a line number from 1 (or a record number)."""
 
-    file: int = uint("index into the header's sources", bits=16)
+    file: int = uint("index into the header's sources", bits=12)
     line: int = uint("line number, from 1", bits=64)
 
 
@@ -132,7 +132,7 @@ class Event:
 class VmCall(Event):
     """A call on a VM, with its recorded result; never instantiated."""
 
-    vm: int = uint("number of the VM in this recording, never reused", bits=32)
+    vm: int = uint("number of the VM in this recording, never reused", bits=16)
     ret: int | None = sint(
         "recorded result: 0, a new fd, or -errno; null: not known, it may or may not have taken effect", optional=True
     )

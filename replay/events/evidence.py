@@ -13,7 +13,7 @@ class AllocFail(Event):
     nth counts allocations of that site from here, from 1. count failures follow one another; 0 means for ever.
     """
 
-    vm: int | None = uint("only in this VM; null: in any", bits=32, optional=True)
+    vm: int | None = uint("only in this VM; null: in any", bits=16, optional=True)
     site: str = text("allocating kernel function as /proc/vmallocinfo names it; empty: any site", default="", length_max=64)
     nth: int = uint("which allocation, from 1", bits=32, default=1)
     count: int = uint("how many fail in a row; 0: all from there on", bits=32, default=1)
@@ -85,7 +85,7 @@ class ObservedVm:
 class Observe(Event):
     """Ground truth read from a kernel at this point; `check` holds the model against it."""
 
-    vm: int | None = uint("VM that it speaks of; null: the machine", bits=32, optional=True)
+    vm: int | None = uint("VM that it speaks of; null: the machine", bits=16, optional=True)
     state: ObservedVm | None = value("state of the VM", ObservedVm)
     areas: tuple[ObservedArea, ...] | None = values(
         "allocations since the observation before; null: not read", ObservedArea, length_max=256, optional=True
@@ -98,7 +98,7 @@ class Observe(Event):
 class Lost(Event):
     """The recorder says that events are missing here; no answer that needs them can be given."""
 
-    vm: int | None = uint("VM that they belong to; null: any", bits=32, optional=True)
+    vm: int | None = uint("VM that they belong to; null: any", bits=16, optional=True)
     count: int | None = uint("how many; null: not known", optional=True)
     what: str = text("which kind and why, as the recorder says", length_max=256)
     affects: str = enum("what can not be told from here on", "everything", "shadow_pages", default="everything")

@@ -21,7 +21,7 @@ class VmCreate(VmCall):
 class VmAttach(Event):
     """A VM seen alive whose creation was not recorded: slots from before are unknown, so is every answer that needs them."""
 
-    vm: int = uint("number of the VM in this recording", bits=32)
+    vm: int = uint("number of the VM in this recording", bits=16)
 
 
 @event(3, "vm.destroy")
@@ -33,7 +33,7 @@ class VmDestroy(Event):
     internal slots first only when the caller still has the VM's mm.
     """
 
-    vm: int = uint("number of the VM", bits=32)
+    vm: int = uint("number of the VM", bits=16)
     reason: str = enum("what dropped the last reference", "close", "exit", "exec", "killed", "end_of_recording", default="close")
     foreign_mm: bool = flag("dropped by a task with another mm than the VM's, or after the mm was gone")
 

@@ -14,7 +14,7 @@ from replay.units import AsId, Gfn
 class HotEvent(Event):
     """Common shape of the hot kinds; never instantiated."""
 
-    vm: int = uint("number of the VM", bits=32)
+    vm: int = uint("number of the VM", bits=16)
     as_id: AsId = uint("address space; of a shadow page: role.smm", bits=8, default=AsId(0))
     gfn: Gfn = uint("guest frame number; of a shadow page: of the guest's page table", unit="gfn")
     level: int = uint("page-table level of a shadow page, 1..5; 0 for the other kinds", bits=8, default=0)
