@@ -13,7 +13,6 @@ import attrs
 from replay.errors import EventError
 from replay.events import Event
 from replay.events.base import FieldSpec, specs
-from replay.recording.limits import VM_NUMBER, over
 
 SIGNED_MIN: Final = -(1 << 63)
 SIGNED_MAX: Final = (1 << 63) - 1
@@ -134,5 +133,3 @@ def check_plain(field: Field, value: object, path: str) -> None:
         return
     if not _CHECKS[spec.shape](spec, value):
         raise misfit(f"{path}.{field.name}", value, expectation(spec))
-    if field.name == "vm" and isinstance(value, int) and value > VM_NUMBER.most:
-        raise over(VM_NUMBER, value, f"{path}.{field.name}", "number the VMs of a recording from 0 in order of appearance")

@@ -37,31 +37,30 @@ from replay.stream import Stream
 from replay.units import Gfn, Hva
 
 LIST_MAX = 3  # longer lists teach nothing new; limits have tests of their own
-_NUMBERS = {"vm": 65535, "file": 4095}
 
 
-def _uints(spec: FieldSpec, name: str) -> st.SearchStrategy[int]:
-    most = min(spec.max, _NUMBERS.get(name, spec.max))
+def _uints(spec: FieldSpec) -> st.SearchStrategy[int]:
+    most = spec.max
     return st.integers(0, most) | st.sampled_from([0, 1, min(255, most), min(256, most), most])
 
 
-def _plain(spec: FieldSpec, name: str) -> st.SearchStrategy[Any]:
+def _plain(spec: FieldSpec) -> st.SearchStrategy[Any]:
     texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=min(spec.length_max, 8))
     signed = st.integers(-(1 << 63), (1 << 63) - 1) | st.sampled_from([0, -1, -22, -(1 << 63), (1 << 63) - 1])
     strategies: dict[str, Callable[[], st.SearchStrategy[Any]]] = {
-        "uint": lambda: _uints(spec, name),
+        "uint": lambda: _uints(spec),
         "int": lambda: signed,
         "bool": st.booleans,
         "str": lambda: texts,
         "enum": lambda: st.sampled_from(spec.choices),
-        "uints": lambda: st.lists(_uints(spec, name), max_size=spec.length_max).map(tuple),
+        "uints": lambda: st.lists(_uints(spec), max_size=spec.length_max).map(tuple),
     }
     return strategies[spec.shape]()
 
 
-def _field(spec: FieldSpec, name: str) -> st.SearchStrategy[Any]:
+def _field(spec: FieldSpec) -> st.SearchStrategy[Any]:
     if spec.of is None:
-        strategy = _plain(spec, name)
+        strategy = _plain(spec)
     elif spec.shape == "value":
         strategy = values(spec.of)
     else:
@@ -72,8 +71,8 @@ def _field(spec: FieldSpec, name: str) -> st.SearchStrategy[Any]:
 def values(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Draw any legal value of an event, header or nested class."""
     defaults = {a.name: a.default for a in attrs.fields(cls)}
-    needed = {name: _field(spec, name) for name, spec in specs(cls).items() if defaults[name] is attrs.NOTHING}
-    other = {name: _field(spec, name) for name, spec in specs(cls).items() if defaults[name] is not attrs.NOTHING}
+    needed = {name: _field(spec) for name, spec in specs(cls).items() if defaults[name] is attrs.NOTHING}
+    other = {name: _field(spec) for name, spec in specs(cls).items() if defaults[name] is not attrs.NOTHING}
     return st.fixed_dictionaries(needed, optional=other).map(lambda fields: cls(**fields))
 
 

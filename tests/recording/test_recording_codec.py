@@ -8,10 +8,24 @@ from kvmrwriter import one_row, pack, recording, rows, segment
 
 from recordings import EVENTS, HEADERS, TRAILERS, read, small_events
 from replay.errors import EventError, LimitError
-from replay.events import Event, Mark, MemslotSet, Observe, ObservedVm, Source, Task, VmCreate, VmDestroy, VmEnableCap, all_kinds
+from replay.events import (
+    Event,
+    Mark,
+    MemslotSet,
+    Observe,
+    ObservedVm,
+    Source,
+    Task,
+    VmAttach,
+    VmCreate,
+    VmDestroy,
+    VmEnableCap,
+    all_kinds,
+)
 from replay.header import Counter, Header, Machine, Trailer
 from replay.recording.codec import event_of_wire, event_to_wire, value_of_wire, value_to_wire
 from replay.recording.fields import Field, expectation, fields_of
+from replay.recording.limits import SOURCE_FILES, VM_NUMBER
 from replay.recording.named import event_of_named, event_to_named, value_of_named, value_to_named
 from replay.recording.wire import check_nesting, unpack_one
 from replay.recording.wire import pack as packed
@@ -91,8 +105,8 @@ class TestMisfits:
             ((16, 0, -1), "memslot.set.slot: found -1; expected unsigned 32-bit"),
             ((16, 0, True), "memslot.set.slot: found True; expected unsigned 32-bit"),
             ((16, 0, None), "memslot.set.slot: found None; expected unsigned 32-bit"),
-            ((16, None), "memslot.set.vm: found None; expected unsigned 32-bit"),
-            ((16,), "memslot.set.vm: missing; expected unsigned 32-bit"),
+            ((16, None), "memslot.set.vm: found None; expected unsigned 16-bit"),
+            ((16,), "memslot.set.vm: missing; expected unsigned 16-bit"),
             ((3, 0, "reboot"), "vm.destroy.reason: found 'reboot'; expected one of close, exit, exec, killed, end_of_recording"),
             ((3, 0, "exit", 1), "vm.destroy.foreign_mm: found 1; expected true or false"),
             ((1, 0, 0, 1 << 63), "vm.create.ret: found 9223372036854775808; expected signed 64-bit or null"),
@@ -157,10 +171,18 @@ class TestMisfits:
     def test_vm_limit(self) -> None:
         """VM 65535 is the last one."""
         assert event_of_wire((2, 65535)) == event_of_named({"event": "vm.attach", "vm": 65535})
-        with pytest.raises(LimitError, match="65536 for number of a VM"):
+        with pytest.raises(EventError, match=r"vm.attach.vm: found 65536; expected unsigned 16-bit"):
             event_of_wire((2, 65536))
-        with pytest.raises(LimitError):
+        with pytest.raises(EventError):
             event_of_named({"event": "vm.attach", "vm": 65536})
+        assert VM_NUMBER.most == fields_of(VmAttach)[0].spec.max
+
+    def test_source_limit(self) -> None:
+        """File 4095 is the last one, in rows as in columns."""
+        assert event_of_wire((52, "x", None, None, (4095, 1))) == Mark(text="x", source=Source(4095, 1))
+        with pytest.raises(EventError, match=r"mark.source.file: found 4096; expected unsigned 12-bit"):
+            event_of_wire((52, "x", None, None, (4096, 1)))
+        assert SOURCE_FILES.most == fields_of(Source)[0].spec.max + 1 == fields_of(Header)[6].spec.length_max
 
     def test_lengths(self) -> None:
         """Texts and lists are taken at their limit and refused one beyond."""
