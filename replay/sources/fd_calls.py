@@ -31,9 +31,7 @@ _PAGE_MASK: Final = 0xFFF
 def close(world: World, record: Syscall, task: Task) -> None:
     """Take the fd out of the table; it is gone even when close() fails later."""
     fd = fd_of(record.args)
-    if fd is None or task.table.get(fd.number, task.tid) is None:
-        return
-    if fd.note and not note_kind(fd.note) and task.table.loose:
+    if fd is None or (fd.note and not note_kind(fd.note) and task.table.loose):
         return  # another process's fd of the same number
     file = task.table.remove(fd.number, task.tid)
     if file is not None:

@@ -47,6 +47,7 @@ class KvmFds:
 
     def _exit(self, record: Syscall, task: Task, file: File | None) -> None:
         args = ioctl_args(record.args)
+        self.world.calls_on_vms += args is not None and (args.cmd in VM_CALLS or (file is not None and file.vm is not None))
         if args is None:
             self.world.count(record, "ioctl with arguments that are not understood")
         elif record.injected:
@@ -62,7 +63,6 @@ class KvmFds:
             self._kvm(record, task, args, args.cmd, self._believe(record, task, args, file))
 
     def _kvm(self, record: Syscall, task: Task, args: IoctlArgs, cmd: int, file: File | None) -> None:
-        self.world.calls_on_vms += file is not None and file.vm is not None
         if cmd == ioctls.KVM_CREATE_VM:
             self._create_vm(record, task, args)
         elif file is not None and file.kind == VM and cmd in VM_CALLS:
