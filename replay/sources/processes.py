@@ -95,7 +95,7 @@ class Resolver:
         if record.stage == EXIT and not held:
             record.stage = BOTH  # its first half was not given
             return self.feed(record)
-        world.at(record, record.time_ns)
+        world.at(record, record.time_ns, record.exit_line)
         task.pending = None
         if record.name == "ioctl":
             self._kvm.exit(record, task, held=held)

@@ -55,7 +55,7 @@ _LINE: Final = re.compile(
     r"(?:\[[0-9a-f?]{8,16}\] )?(?:\[ *\d+\] )?"  # -i, -n
     r"(?:(\w+)\(|<\.\.\. (\w+) resumed>|(---|\+\+\+) )"
 )
-_CALL: Final = re.compile(r"(.*)\) += (-?\d+|0x[0-9a-f]+|\?)(.*)$", re.DOTALL)
+_CALL: Final = re.compile(r"(.*)\) += (0x[0-9a-f]+|-?\d+|\?)(.*)$", re.DOTALL)
 # By far the most frequent line, in one step: an ioctl on one line that succeeded, with -f -o and -ttt or no times.
 _FREQUENT: Final = re.compile(r"(\d{1,7}) +(?:(\d{10})\.(\d{6}) )?ioctl\((.*)\) += (\d{1,18})$", re.DOTALL)
 _ATTACHED: Final = re.compile(r"(?:strace: )?Process (\d{1,10}) attached")

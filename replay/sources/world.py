@@ -47,9 +47,9 @@ class World:
 
     # Where and when: events that follow from a record take its place.
 
-    def at(self, record: Record, time_ns: int | None) -> None:
-        """Say which record is being read."""
-        self._time_ns, self._source = time_ns, Source(record.file, record.line)
+    def at(self, record: Record, time_ns: int | None, line: int = 0) -> None:
+        """Say which record is being read; line: that of its second half."""
+        self._time_ns, self._source = time_ns, Source(record.file, line or record.line)
 
     def place(self, record: Record) -> str:
         """Return "file:line" of a record."""
