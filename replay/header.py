@@ -4,7 +4,7 @@ The header is written first and holds what is known before the first event. The 
 holds what is known only then: counts, losses, and everything that the importer met and did not understand.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -64,6 +64,10 @@ class Counter:
         "ignored",
         default="unknown",
     )
+
+
+MEMSLOT_ELSEWHERE: Final = "memslot ioctl on an fd that is not a VM"
+"""Counter of memslot calls that failed because their fd is no VM: no event of a VM, and a failed call all the same."""
 
 
 @attrs.frozen(kw_only=True)

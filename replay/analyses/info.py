@@ -11,7 +11,7 @@ import attrs
 from replay.analyses.memslot_log import MemslotChanges, MemslotLog
 from replay.events import MemslotSet, VmAttach, VmDestroy, all_kinds
 from replay.events.base import Event, flag, sint, text, uint, value, values
-from replay.header import Counter, Header, Machine, SourceFile, Tool, Trailer
+from replay.header import MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item, Run
 
 
@@ -154,7 +154,7 @@ class InfoBuilder:
             tasks=len(self._tasks),
             vms=len(self._vms),
             by_vm=tuple(self._vm_info(self._vms[vm]) for vm in sorted(self._vms)),
-            memslot_changes=total.memslot_changes(),
+            memslot_changes=_with_other_fds(total.memslot_changes(), trailer),
             slots_peak=total.slots.peak,
             memory_peak_bytes=total.memory_bytes.peak,
             tracking=self._tracking(None),
@@ -194,6 +194,12 @@ class InfoBuilder:
             shadow_pages_created=count(ACCOUNT),
             shadow_pages_zapped=count(UNACCOUNT),
         )
+
+
+def _with_other_fds(changes: MemslotChanges, trailer: Trailer) -> MemslotChanges:
+    """Return the counts with the memslot calls on fds that are not VMs: they failed, and importers count them by name."""
+    elsewhere = sum(counter.count for counter in trailer.counters if counter.kind == MEMSLOT_ELSEWHERE)
+    return attrs.evolve(changes, failed=changes.failed + elsewhere, failed_not_a_vm=elsewhere)
 
 
 def info_of(items: Iterable[Item], header: Header, trailer: Trailer) -> Info:

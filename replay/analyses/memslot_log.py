@@ -27,7 +27,8 @@ class MemslotChanges:
     move: int = uint("slots moved to another guest physical address", default=0)
     flags_only: int = uint("slots whose flags alone changed", default=0)
     unchanged: int = uint("calls that changed nothing and succeeded", default=0)
-    failed: int = uint("calls that returned an error", default=0)
+    failed: int = uint("calls that returned an error, those on an fd that is not a VM included", default=0)
+    failed_not_a_vm: int = uint("of the failed: calls on an fd that is not a VM; they are no events", default=0)
     unknown: int = uint("calls whose result or slot from before the recording is not known", default=0)
     delete_unseen: int = uint("of the deletes: slots whose creation is not in the recording", default=0)
 

@@ -57,8 +57,8 @@ def _pair_sentence(pair: PairReport, lanes: dict[str, LaneReport]) -> str:
 def _saving(reference: LaneReport, other: LaneReport) -> str:
     a, b = reference.write_track, other.write_track
     return (
-        f"write tracking peaks at {bytes_text(a.nominal_peak_bytes)} under {reference.name} and at "
-        f"{bytes_text(b.nominal_peak_bytes)} under {other.name}"
+        f"write tracking takes at most {bytes_text(a.charged_peak_bytes)} under {reference.name} and "
+        f"{bytes_text(b.charged_peak_bytes)} under {other.name}"
     )
 
 

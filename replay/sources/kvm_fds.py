@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from replay.events import Source, VmCreate
+from replay.header import MEMSLOT_ELSEWHERE
 from replay.sources import ioctls
 from replay.sources.fdtable import DEVICE, KVM, MEMFD, STATS, VCPU, VM, File, Mm, Task, Vm, note_kind
 from replay.sources.kvm_calls import ALWAYS_THERE, MEMSLOT_CALLS, VM_CALLS
@@ -68,8 +69,8 @@ class KvmFds:
         elif file is not None and file.kind == VM and cmd in VM_CALLS:
             self._vm_call(record, task, args, cmd, file)
         elif cmd in VM_CALLS and cmd != ioctls.KVM_ENABLE_CAP:
-            name = "memslot ioctl" if cmd in MEMSLOT_CALLS else ioctls.ioctl_name(cmd)
-            self.world.count(record, f"{name} on an fd that is not a VM", "ignored")
+            kind = MEMSLOT_ELSEWHERE if cmd in MEMSLOT_CALLS else f"{ioctls.ioctl_name(cmd)} on an fd that is not a VM"
+            self.world.count(record, kind, "ignored")
         else:
             self._without_effect(record, task, args, cmd, file)
 
