@@ -48,7 +48,7 @@ from replay.kvm.ioctls import (
     kvm_vm_ioctl_set_nr_mmu_pages,
 )
 from replay.kvm.kernel_log import GONE, KernelLog
-from replay.kvm.memory_region import Request
+from replay.kvm.memory_region import NOT_THERE, Request
 from replay.kvm.mmu import mmu_first_shadow_root_alloc
 from replay.kvm.page_track import kvm_page_track_register_notifier, kvm_page_track_unregister_notifier
 from replay.kvm.policies import Policy
@@ -188,7 +188,7 @@ def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
         bind_errno=recorded,
     )
     outcome.ret, outcome.change, outcome.why = kvm_set_memory_region(request)
-    if vm.attached and event.ret == 0 and request.old is None and not event.memory_size:
+    if vm.attached and event.ret == 0 and outcome.why == NOT_THERE:
         outcome.ret, outcome.why = 0, UNSEEN
 
 

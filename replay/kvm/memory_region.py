@@ -129,6 +129,7 @@ def _gmem_toggle_checked(release: Release) -> bool:
     return release.at_least(6, 12, 64) and ((release.major, release.minor) == (6, 12) or release.at_least(6, 18))
 
 
+NOT_THERE: Final = "delete of a slot that is not there"
 _MAIN: Final = "virt/kvm/kvm_main.c"
 _SET: Final = f"{_MAIN} __kvm_set_memory_region() [6.1, 6.12]"
 
@@ -200,7 +201,7 @@ CHECKS: Final[tuple[Row, ...]] = (
         lambda r: r.npages > KVM_MEM_MAX_NR_PAGES and not (r.release.at_least(6, 14) and r.id >= KVM_USER_MEM_SLOTS),
         f"{_SET}; internal slots exempt from 6.14 on",
     ),
-    Row("delete of a slot that is not there", "delete", EINVAL, lambda r: r.old is None, _SET),
+    Row(NOT_THERE, "delete", EINVAL, lambda r: r.old is None, _SET),
     Row(
         "delete of more pages than there are",
         "delete",

@@ -41,6 +41,7 @@ def state_of(machine: Machine) -> dict[str, Any]:
             "number": allocator.number,
             "limit_pages": allocator.limit_pages,
             "tallies": {array: attrs.asdict(tally) for array, tally in allocator.tallies.items()},
+            "write_track_by_vm": {str(vm): attrs.asdict(tally) for vm, tally in sorted(allocator.write_track_by_vm.items())},
             "injections": [attrs.asdict(injection) for injection in allocator.injections],
         },
         "log": dict(sorted(machine.log.counts.items())),
