@@ -55,6 +55,17 @@ def sample_calls(blocks: Sequence[Block]) -> list[Sample]:
     return samples
 
 
+def entering(blocks: Sequence[Block]) -> set[int]:
+    """Return the threads whose first line in these blocks is the entry of a call: nothing was under way before it."""
+    seen: dict[int, bool] = {}
+    for row in (row for block in blocks for row in block.rows):
+        if not row[9]:
+            seen.setdefault(int(row[0]), False)
+        elif (task := task_line(row[9])) is not None and task.tid not in seen:
+            seen[task.tid] = isinstance(syscall_of(task.body), SyscallEnter)
+    return {tid for tid, enters in seen.items() if enters}
+
+
 class MergedImport:
     """A stream over the strace and the tracefs recording of one run.
 
@@ -109,7 +120,7 @@ class MergedImport:
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order of the trace."""
-        self._calls.begin(sample_calls(self._read), self._first_ns)
+        self._calls.begin(sample_calls(self._read), self._first_ns, entering(self._read))
         yield from self._walk.items(self._blocks)
 
     def trailer(self) -> Trailer:

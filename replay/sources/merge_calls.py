@@ -40,25 +40,25 @@ class PairedCalls:
     def __attrs_post_init__(self) -> None:
         self.feed.before = self._before
 
-    def begin(self, samples: Sequence[Sample], first_ns: int | None) -> None:
+    def begin(self, samples: Sequence[Sample], first_ns: int | None, entering: set[int]) -> None:
         """Align the two recordings by the trace's first calls; take what strace has before its first line, at first_ns.
 
-        Raises PairingError when nothing fits.
+        entering: threads whose first line in the trace is the entry of a call. Raises PairingError when nothing fits.
         """
         if first_ns is not None and self.feed.pairing.comparable(first_ns):
             self.feed.pull_past(first_ns - PREHISTORY_NS)
         self.feed.pairing.begin(samples)
         if first_ns is not None and self.feed.pairing.offset_ns is not None:
-            self._adopt(first_ns - self.feed.pairing.offset_ns)
+            self._adopt(first_ns - self.feed.pairing.offset_ns, entering)
 
-    def _adopt(self, until_ns: int) -> None:
-        """Take the calls as entered that strace has under way when the trace begins."""
+    def _adopt(self, until_ns: int, entering: set[int]) -> None:
+        """Take the calls as entered that strace has under way when the trace begins; their beginning is not in the trace."""
         self.feed.flush(self.feed.last_place(until_ns))
         for entry in list(self.feed.queue.log):
             record = entry.record
             if entry.stamp_ns is None or entry.stamp_ns > until_ns:
                 break
-            if entry.fd is None or not isinstance(record, Syscall):
+            if entry.fd is None or not isinstance(record, Syscall) or record.tid in entering:
                 continue
             self.feed.queue.take(entry)
             self.feed.to_trace_clock(entry)
@@ -67,18 +67,6 @@ class PairedCalls:
             if entry.cmd == KVM_RUN:
                 self.feed.write(self.feed.unseen_run(record, vm))
             self._entered(OpenCall(record, entry, entry.cmd or 0, vm, adopted=True))
-
-    def _is_adopted(self, task: TaskLine, fd: int, cmd: int) -> bool:
-        """Say whether a call that begins now was adopted already: the trace's first line can be the call's own entry."""
-        opened = self._open.get(task.tid)
-        if opened is None or not opened.adopted or opened.entry is None or not opened.entry.fits(fd, cmd):
-            return False
-        if self.feed.pairing.peek(task.tid, task.time_ns):
-            return False
-        opened.adopted = False
-        opened.record.enter_ns = task.time_ns
-        self.feed.pairing.pairs += 1
-        return True
 
     def enter(self, task: TaskLine, call: SyscallEnter, line: int) -> None:
         """Take the entry of a call: fetch its record, and first all that strace has before it."""
@@ -91,8 +79,6 @@ class PairedCalls:
             self.tally.add(self._place(line), FOREIGN_CALL, "ignored" if self.follows else "unknown")
             return
         fd, cmd = call.args["fd"], call.args["cmd"]
-        if self._is_adopted(task, fd, cmd):
-            return
         if task.tid in self._open:
             self._lost_exit(task.tid, self._place(line))
         self.feed.tick(task.time_ns)

@@ -5,6 +5,7 @@ makes one call at a time; so the counterpart is the thread's last call stamped b
 thread, command and fd, from an alignment found once at the start.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -20,8 +21,12 @@ OFFSETS_NS: Final = (0, 37 * SECOND_NS)
 """Trace clock minus strace's clock, for trace_clock `tai` or a realtime one: TAI is 37 s ahead where it is set, since 2017."""
 PREHISTORY_NS: Final = 60 * SECOND_NS
 COMPARABLE_NS: Final = 7 * 86_400 * SECOND_NS
-NOISE_NS: Final = 1_000_000
-"""How much later than tracefs' own a stamp may be when nothing earlier fits."""
+NOISE_NS: Final = 2_000
+"""How much later than the trace's a stamp may be when nothing earlier fits: the last digit of each."""
+ENOUGH: Final = 0.8
+"""Part of the sample that has to fit for a clock to be believed."""
+OVERLAP_MIN: Final = 8
+"""Fewest calls of a thread that an alignment by order has to explain, unless it made fewer."""
 SEARCH_MAX: Final = 256
 """Calls of a thread that are looked through for a counterpart."""
 
@@ -88,14 +93,6 @@ class Pairing:
             self.pairs += 1
         return entry
 
-    def peek(self, tid: int, enter_ns: int | None) -> bool:
-        """Say whether a thread has a waiting call stamped up to a time of the trace."""
-        if self.offset_ns is None or enter_ns is None:
-            return False
-        until_ns = enter_ns - self.offset_ns
-        self.queue.pull_to(until_ns)
-        return any(entry.stamp_ns is not None and entry.stamp_ns <= until_ns for entry in self.queue.calls.get(tid, ()))
-
     def _by_stamp(self, tid: int, fd: int, cmd: int, enter_ns: int) -> Entry | None:
         until_ns = enter_ns - (self.offset_ns or 0)
         self.queue.pull_to(until_ns + NOISE_NS)
@@ -122,30 +119,33 @@ class Pairing:
         return None
 
     def _by_clock(self, samples: Sequence[Sample]) -> bool:
-        """Take the clock offset under which most of the sample has a counterpart; False when none does for half of it."""
+        """Take the clock offset under which nearly all of the sample has a counterpart of its own; False when none does."""
         last_ns = samples[-1].enter_ns
         if not self.comparable(samples[0].enter_ns) or last_ns is None:
             return False
         self.queue.pull_to(last_ns + SECOND_NS)
-        known = [sample for sample in samples if sample.tid in self.queue.calls]
-        scores = [(self._score(known, offset_ns), -rank, offset_ns) for rank, offset_ns in enumerate(OFFSETS_NS)]
+        scores = [(self._score(samples, offset_ns), -rank, offset_ns) for rank, offset_ns in enumerate(OFFSETS_NS)]
         best, _, offset_ns = max(scores)
-        if not best or best * 2 < len(known):
+        if best < ENOUGH:
             return False
         self.offset_ns = offset_ns
         return True
 
-    def _score(self, samples: Iterable[Sample], offset_ns: int) -> int:
-        score = 0
+    def _score(self, samples: Iterable[Sample], offset_ns: int) -> float:
+        """Return which part of the sample has a counterpart under an offset, of the calls made while strace was there."""
+        calls = {tid: [e for e in waiting if e.stamp_ns is not None] for tid, waiting in self.queue.calls.items()}
+        stamps = {tid: [(e.stamp_ns or 0) + offset_ns for e in entries] for tid, entries in calls.items()}
+        begin_ns = min((times[0] for times in stamps.values() if times), default=0)
+        end_ns = max((times[-1] for times in stamps.values() if times), default=0) + SECOND_NS
+        found, asked = set(), 0
         for sample in samples:
-            assert sample.enter_ns is not None
-            before: Entry | None = None
-            for entry in self.queue.calls.get(sample.tid, ()):
-                if entry.stamp_ns is None or entry.stamp_ns + offset_ns > sample.enter_ns:
-                    break
-                before = entry
-            score += before is not None and _same(before, sample)
-        return score
+            if not stamps.get(sample.tid) or sample.enter_ns is None or not begin_ns <= sample.enter_ns <= end_ns:
+                continue
+            asked += 1
+            index = bisect_right(stamps[sample.tid], sample.enter_ns) - 1
+            if index >= 0 and _same(calls[sample.tid][index], sample):
+                found.add((sample.tid, index))
+        return len(found) / asked if asked else 0.0
 
     def _pull_all(self, samples: Sequence[Sample]) -> None:
         """Read as far ahead as an alignment may need: some calls more than the sample has, of each of its threads."""
@@ -156,9 +156,10 @@ class Pairing:
         """Find the smallest shift at which a thread's calls fit all along; return how many then have a counterpart."""
         entries = list(self.queue.calls.get(tid, ()))
         longest = max(len(entries), len(samples))
+        least = min(OVERLAP_MIN, len(entries), len(samples))
         for shift in sorted(range(-longest, longest), key=lambda number: (abs(number), number < 0)):
             pairs = list(zip(entries[max(shift, 0) :], samples[max(-shift, 0) :], strict=False))
-            if pairs and all(_same(entry, sample) for entry, sample in pairs):
+            if len(pairs) >= max(1, least) and all(_same(entry, sample) for entry, sample in pairs):
                 for entry in entries[: max(shift, 0)]:
                     self.queue.drop(entry)
                 self.lead[tid] = max(-shift, 0)

@@ -93,7 +93,8 @@ class StraceFeed:
     def count_single(self, place: str, kind: str, cmd: int | None, *, ended: bool) -> None:
         """Count a call that has no counterpart: before and after the other recording that is no wonder."""
         name = ioctl_name(cmd or 0)
-        if ended or not self.pairing.pairs:
+        first = self.pairing.pairs <= (kind == ONLY_STRACE)  # what lies before the first pair is taken when that is found
+        if ended or first:
             self.tally.add(place, f"{AFTER if ended else BEFORE}: {name}", "ignored")
         else:
             self.tally.add(place, f"{kind}: {name}")

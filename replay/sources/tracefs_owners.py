@@ -148,13 +148,15 @@ class Owners:
         return held[0] if len(held) == 1 else None
 
     def _holder(self, tid: int, key: int) -> int | None:
-        """Return the only VM that has this page: of the thread's process, for a thread from outside of all.
+        """Return the only VM that has this page: of the thread's process, of all for a thread whose process is not known.
 
         Outside is who reclaims memory: mmu.c mmu_shrink_scan() zaps pages of any VM (before 6.14).
         """
         if tid in self.strangers:
             return None
-        held = tuple(sorted(self.vms)) if self.is_outside(tid) else self._tasks.vms_of_process(tid)
+        held = self._tasks.vms_of_process(tid)
+        if not held and (self.by_thread or self.is_outside(tid)):
+            held = tuple(sorted(self.vms))
         having = [vm for vm in held if vm in self.vms and key in self.vms[vm].live]
         if self.by_thread and len(having) > 1:
             having = [vm for vm in having if vm == self._tasks.vm_of_task(tid)]

@@ -19,7 +19,7 @@ from replay.sources.tracefs_owners import Lane, Owners, page_key
 _LEVELS: Final = {b"1": 1, b"2": 2, b"3": 3, b"4": 4, b"5": 5}
 AMBIGUOUS: Final = "shadow page of a thread that belongs to no known VM, or to several"
 OUTSIDE: Final = "shadow page of a process outside the recording"
-AFTER_END: Final = "shadow page zapped after its VM's end"
+AFTER_END: Final = "shadow page zapped by a process that has no VM any more, or none yet"
 UNSEEN: Final = "shadow page zapped whose creation was not recorded"
 LEVEL_5: Final = "level 5 shadow page: a passthrough root, which accounts nothing, prints the same text"
 ROLE_BITS: Final = "role bits not printed in text: smm, guest_mode (pages taken as address space 0, not nested)"
