@@ -19,7 +19,8 @@ VOCABULARY: Final = ("units", "errors", "version", "events", "header", "runs", "
 
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
     **{room: VOCABULARY[:index] for index, room in enumerate(VOCABULARY)},
-    "schema": VOCABULARY,
+    "event_docs": VOCABULARY,
+    "schema": (*VOCABULARY, "event_docs"),
     "recording": VOCABULARY,
     "sources": (*VOCABULARY, "recording"),
     "kvm": VOCABULARY,
@@ -32,7 +33,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
 """Room -> rooms that it may import from. A change here is a change of the architecture: docs/architecture.md says it too."""
 
 PURE_ROOMS: Final = frozenset({"units", "errors", "events", "header", "runs", "stream", "kvm", "engine", "analyses", "report"})
-CLOCKLESS_ROOMS: Final = PURE_ROOMS | {"recording", "sources", "schema"}
+CLOCKLESS_ROOMS: Final = PURE_ROOMS | {"recording", "sources", "schema", "event_docs"}
 
 CLOCK_MODULES: Final = frozenset({"time", "datetime", "random", "secrets", "uuid"})
 IO_MODULES: Final = frozenset({"os", "io", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile", "threading"})

@@ -91,7 +91,7 @@ def leftovers(path: str, text: str) -> Iterator[str]:
 
 
 def dead_modules(modules: Iterable[Module]) -> Iterator[str]:
-    """Complain of a module of replay/ that no other module of replay/ imports and that is no entry point."""
+    """Complain of a module of replay/ that no other one imports, that is no entry point and can not be run by itself."""
     known = [module for module in modules if module.path.startswith("replay/")]
     used = set(ENTRY_POINTS)
     for module in known:
@@ -99,7 +99,12 @@ def dead_modules(modules: Iterable[Module]) -> Iterator[str]:
             used.update(name for name in imported(node) if name != module.name)
     # Importing a.b.c imports a and a.b as well.
     used |= {".".join(name.split(".")[:depth]) for name in used for depth in range(1, name.count(".") + 1)}
-    yield from (f"{module.path}: nothing imports it" for module in known if module.name not in used)
+    yield from (f"{module.path}: nothing imports it" for module in known if module.name not in used and not runs(module))
+
+
+def runs(module: Module) -> bool:
+    """Return whether a module can be run as a program: `python -m replay.schema`."""
+    return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in module.tree.body)
 
 
 def unlisted_files(folder: str, files: Iterable[str], readme: str) -> Iterator[str]:
