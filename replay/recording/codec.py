@@ -10,23 +10,23 @@ from typing import Any, TypeVar
 
 from replay.errors import EventError, VersionError
 from replay.events import Event, by_code
-from replay.recording.fields import Field, check_plain, expectation, fields_of, misfit, title_of
+from replay.recording.fields import Field, expectation, fields_of, misfit, refused, title_of
 
 _T = TypeVar("_T")
 
 Wire = tuple[Any, ...]
 
 
-def _field_to_wire(field: Field, value: Any, path: str) -> Any:
-    if field.spec.of is None or (value is None and field.spec.optional):
-        check_plain(field, value, path)
-        return value
-    here = f"{path}.{field.name}"
+def _nested_to_wire(field: Field, value: Any, path: str) -> Any:
+    if value is None and field.spec.optional:
+        return None
+    here, cls = f"{path}.{field.name}", field.spec.of
+    assert cls is not None, "only fields of nested values come here"
     if field.spec.shape == "value":
-        return value_to_wire(field.spec.of, value, here)
+        return value_to_wire(cls, value, here)
     if type(value) is not tuple or len(value) > field.spec.length_max:
         raise misfit(here, value, expectation(field.spec))
-    return tuple(value_to_wire(field.spec.of, item, f"{here}[{index}]") for index, item in enumerate(value))
+    return tuple(value_to_wire(cls, item, f"{here}[{index}]") for index, item in enumerate(value))
 
 
 def value_to_wire(cls: type[Any], value: Any, path: str) -> Wire:
@@ -38,7 +38,12 @@ def value_to_wire(cls: type[Any], value: Any, path: str) -> Wire:
     count = len(fields)
     while count and fields[count - 1].is_default(held[count - 1]):
         count -= 1
-    return tuple(_field_to_wire(field, item, path) for field, item in zip(fields[:count], held, strict=False))
+    for index, field in enumerate(fields[:count]):
+        if field.accepts is None:
+            held[index] = _nested_to_wire(field, held[index], path)
+        elif not field.accepts(held[index]):
+            raise refused(field, held[index], path)
+    return tuple(held[:count])
 
 
 def event_to_wire(event: Event) -> Wire:
@@ -52,18 +57,18 @@ def event_to_wire(event: Event) -> Wire:
     return (cls.CODE, *value_to_wire(cls, event, title_of(cls)))
 
 
-def _field_of_wire(field: Field, value: Any, path: str, newer: bool) -> Any:
-    if field.spec.of is None or (value is None and field.spec.optional):
-        check_plain(field, value, path)
-        return value
-    here = f"{path}.{field.name}"
+def _nested_of_wire(field: Field, value: Any, path: str, newer: bool) -> Any:
+    if value is None and field.spec.optional:
+        return None
+    here, cls = f"{path}.{field.name}", field.spec.of
+    assert cls is not None, "only fields of nested values come here"
     if type(value) is not tuple:
         raise misfit(here, value, expectation(field.spec))
     if field.spec.shape == "value":
-        return value_of_wire(field.spec.of, value, here, newer=newer)
+        return value_of_wire(cls, value, here, newer=newer)
     if len(value) > field.spec.length_max:
         raise EventError(f"found {len(value)} items", where=here, expected=expectation(field.spec))
-    return tuple(value_of_wire(field.spec.of, item, f"{here}[{i}]", newer=newer) for i, item in enumerate(value))
+    return tuple(value_of_wire(cls, item, f"{here}[{index}]", newer=newer) for index, item in enumerate(value))
 
 
 def value_of_wire(cls: type[_T], wire: Any, path: str, *, newer: bool = False) -> _T:
@@ -81,7 +86,14 @@ def value_of_wire(cls: type[_T], wire: Any, path: str, *, newer: bool = False) -
         wire = wire[: len(fields)]
     elif wire and _is_default(fields[len(wire) - 1], wire[-1]):
         raise EventError(f"found {fields[len(wire) - 1].name} with its default at the end", where=path, expected="it left out")
-    held = {f.name: _field_of_wire(f, item, path, newer) for f, item in zip(fields, wire, strict=False)}
+    held = {}
+    for field, item in zip(fields, wire, strict=False):
+        if field.accepts is None:
+            held[field.name] = _nested_of_wire(field, item, path, newer)
+        elif field.accepts(item):
+            held[field.name] = item
+        else:
+            raise refused(field, item, path)
     for field in fields[len(wire) :]:
         if field.required:
             raise EventError("missing", where=f"{path}.{field.name}", expected=expectation(field.spec))

@@ -21,14 +21,21 @@ _BRIEF: Final = reprlib.Repr()  # bounded in depth and length, whatever a file h
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 50, 50
 
 
+Accepts = Callable[[object], bool]
+
+
 @attrs.frozen
 class Field:
-    """One field of an event or value class, with its default; `required` when it has none."""
+    """One field of an event or value class, with its default; `required` when it has none.
+
+    accepts: says whether a value is legal; None for a field that holds nested values.
+    """
 
     name: str
     spec: FieldSpec
     default: Any
     required: bool
+    accepts: Accepts | None
 
     def is_default(self, value: object) -> bool:
         """Say whether the value is the default, in type as well (False is not 0); a required field has none."""
@@ -47,10 +54,15 @@ def fields_of(cls: type[Any]) -> tuple[Field, ...]:
 
 
 def _plan(cls: type[Any]) -> tuple[Field, ...]:
-    declared = attrs.fields_dict(cls)
-    defaults = {name: declared[name].default for name in specs(cls)}
+    defaults = {attribute.name: attribute.default for attribute in attrs.fields(cls)}
     return tuple(
-        Field(name, spec, None if defaults[name] is attrs.NOTHING else defaults[name], defaults[name] is attrs.NOTHING)
+        Field(
+            name,
+            spec,
+            None if defaults[name] is attrs.NOTHING else defaults[name],
+            required=defaults[name] is attrs.NOTHING,
+            accepts=_accepts(spec),
+        )
         for name, spec in specs(cls).items()
     )
 
@@ -90,46 +102,57 @@ def expectation(spec: FieldSpec) -> str:
     return words + (" or null" if spec.optional else "")
 
 
-def _is_uint(spec: FieldSpec, value: object) -> bool:
-    return type(value) is int and 0 <= value <= spec.max
+# One test a shape, made once a field: these run for every value that is read or written.
 
 
-def _is_int(_spec: FieldSpec, value: object) -> bool:
-    return type(value) is int and SIGNED_MIN <= value <= SIGNED_MAX
+def _uint(spec: FieldSpec) -> Accepts:
+    most = spec.max
+    if spec.optional:
+        return lambda value: value is None or (type(value) is int and 0 <= value <= most)
+    return lambda value: type(value) is int and 0 <= value <= most
 
 
-def _is_bool(_spec: FieldSpec, value: object) -> bool:
-    return type(value) is bool
+def _int(spec: FieldSpec) -> Accepts:
+    return lambda value: (value is None and spec.optional) or (type(value) is int and SIGNED_MIN <= value <= SIGNED_MAX)
 
 
-def _is_text(spec: FieldSpec, value: object) -> bool:
-    if type(value) is not str or len(value) > spec.length_max:
-        return False
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+def _bool(spec: FieldSpec) -> Accepts:
+    return lambda value: value is True or value is False or (value is None and spec.optional)
 
 
-def _is_choice(spec: FieldSpec, value: object) -> bool:
-    return type(value) is str and value in spec.choices
+def _is_text(text: str) -> bool:
+    """Say whether a text can be written as UTF-8: surrogates can not."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _is_uints(spec: FieldSpec, value: object) -> bool:
-    return type(value) is tuple and len(value) <= spec.length_max and all(_is_uint(spec, item) for item in value)
+def _text(spec: FieldSpec) -> Accepts:
+    most = spec.length_max
+    return lambda value: len(value) <= most and _is_text(value) if type(value) is str else value is None and spec.optional
 
 
-_CHECKS: Final[dict[str, Callable[[FieldSpec, object], bool]]] = {
-    "uint": _is_uint,
-    "int": _is_int,
-    "bool": _is_bool,
-    "str": _is_text,
-    "enum": _is_choice,
-    "uints": _is_uints,
+def _enum(spec: FieldSpec) -> Accepts:
+    return lambda value: type(value) is str and value in spec.choices
+
+
+def _uints(spec: FieldSpec) -> Accepts:
+    item, most = _uint(spec), spec.length_max
+    return lambda value: type(value) is tuple and len(value) <= most and all(map(item, value))
+
+
+_SHAPES: Final[dict[str, Callable[[FieldSpec], Accepts]]] = {
+    "uint": _uint,
+    "int": _int,
+    "bool": _bool,
+    "str": _text,
+    "enum": _enum,
+    "uints": _uints,
 }
 
 
-def check_plain(field: Field, value: object, path: str) -> None:
-    """Raise EventError unless the value is legal for a field that holds no nested class."""
-    spec = field.spec
-    if value is None and spec.optional:
-        return
-    if not _CHECKS[spec.shape](spec, value):
-        raise misfit(f"{path}.{field.name}", value, expectation(spec))
+def _accepts(spec: FieldSpec) -> Accepts | None:
+    return None if spec.of is not None else _SHAPES[spec.shape](spec)
+
+
+def refused(field: Field, value: object, path: str) -> EventError:
+    """Return the complaint about a value that its field does not accept."""
+    return misfit(f"{path}.{field.name}", value, expectation(field.spec))

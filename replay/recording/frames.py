@@ -166,7 +166,8 @@ def _check_tasks(column: Sequence[int | None], tasks: tuple[Task, ...]) -> None:
     if isinstance(column, memoryview) and column.itemsize == 1:
         raw = column.tobytes()
         places = [raw.find(index) for index in range(min(len(tasks), 256))]
-        legal = len(tasks) <= 256 and -1 not in places and places == sorted(places) and max(raw) < len(tasks)
+        known = bytes(range(min(len(tasks), 256)))
+        legal = len(tasks) <= 256 and -1 not in places and places == sorted(places) and not raw.translate(None, known)
     else:
         used = [column[0]] if isinstance(column, Constant) else list(dict.fromkeys(column))
         legal = [index for index in used if index is not None] == list(range(len(tasks)))

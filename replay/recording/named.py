@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from replay.errors import EventError
 from replay.events import Event, all_kinds, by_kind
 from replay.recording.codec import unknown_event
-from replay.recording.fields import Field, check_plain, expectation, fields_of, misfit, title_of
+from replay.recording.fields import Field, expectation, fields_of, misfit, refused, title_of
 
 _T = TypeVar("_T")
 
@@ -31,10 +31,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _field_to_named(field: Field, value: Any, path: str) -> Any:
-    if field.spec.of is None or (value is None and field.spec.optional):
-        check_plain(field, value, path)
+    if field.accepts is not None:
+        if not field.accepts(value):
+            raise refused(field, value, path)
         return list(value) if field.spec.shape == "uints" else value
+    if value is None and field.spec.optional:
+        return None
     here = f"{path}.{field.name}"
+    assert field.spec.of is not None, "a field without a test holds nested values"
     if field.spec.shape == "value":
         return value_to_named(field.spec.of, value, here)
     if type(value) is not tuple or len(value) > field.spec.length_max:
@@ -65,9 +69,13 @@ def _field_of_named(field: Field, value: Any, path: str, newer: bool) -> Any:
     spec, here = field.spec, f"{path}.{field.name}"
     if spec.shape == "uints" and type(value) is list:
         value = tuple(value)
-    if spec.of is None or (value is None and spec.optional):
-        check_plain(field, value, path)
+    if field.accepts is not None:
+        if not field.accepts(value):
+            raise refused(field, value, path)
         return value
+    if value is None and spec.optional:
+        return None
+    assert spec.of is not None, "a field without a test holds nested values"
     if spec.shape == "value":
         return value_of_named(spec.of, value, here, newer=newer)
     if type(value) is not list:

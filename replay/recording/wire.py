@@ -5,7 +5,6 @@ its limits and every exception becomes an EventError. A decoder is used for one 
 again after an error is not supported by it.
 """
 
-import re
 from typing import Any, Final
 
 import msgpack
@@ -22,9 +21,8 @@ _TROUBLE: Final = (
     msgpack.UnpackException,  # OutOfData, BufferFull
 )
 
-# An array header that claims 256 items or more. Bytes inside a text may look like one: then the nesting is counted
-# for nothing. Without any, 1024 nested claims (the library's own depth) are 2 MiB at most.
-_WIDE_ARRAY: Final = re.compile(rb"\xdc[\x01-\xff]|\xdd")
+_FEW_ITEMS: Final = 255
+"""Longest array of the first attempt: 1024 nested claims of it (the library's own depth) are 2 MiB at most."""
 
 _FIXED_BYTES: Final[dict[int, int]] = {
     0xC0: 1,
@@ -52,22 +50,15 @@ def pack(value: object) -> bytes:
 def unpack(data: bytes | memoryview, count: int) -> list[Any]:
     """Return the `count` values in the bytes, arrays as tuples; raise EventError for anything but canonical values.
 
-    Memory is bounded by the bytes, not by what they claim: at most some 30 bytes a byte, for a million tiny arrays.
+    Memory is bounded by the bytes, not by what they claim: at most some 30 bytes a byte, for a million tiny arrays. Long
+    arrays are rare: only when there is one are the bytes looked through before they are decoded.
     """
     raw = bytes(data)
-    if _WIDE_ARRAY.search(raw):
-        check_nesting(raw)
-    found: list[Any] = []
-    packed = bytearray()
     try:
-        decoder = _decoder(raw)
-        for value in decoder:
-            found.append(value)
-            packed += pack(value)
-            if len(found) > count:
-                break
-    except _TROUBLE as error:
-        raise EventError(f"bytes that do not decode ({error or type(error).__name__})", expected="MessagePack arrays") from None
+        found, packed = _decode(raw, count, _FEW_ITEMS)
+    except EventError:
+        check_nesting(raw)
+        found, packed = _decode(raw, count, ARRAY_ITEMS.most)
     if len(found) != count:
         raise EventError(f"{'more' if len(found) > count else len(found)} values", expected=f"{count}")
     if packed != raw:
@@ -75,19 +66,30 @@ def unpack(data: bytes | memoryview, count: int) -> list[Any]:
     return found
 
 
-def _decoder(raw: bytes) -> Any:
+def _decode(raw: bytes, count: int, items_max: int) -> tuple[list[Any], bytes]:
+    """Return at most count + 1 values, and the bytes that they pack to."""
+    found: list[Any] = []
+    packed = bytearray()
     decoder = msgpack.Unpacker(
         use_list=False,
         raw=False,
         max_buffer_size=max(len(raw), 1),
-        max_array_len=ARRAY_ITEMS.most,
+        max_array_len=items_max,
         max_str_len=TEXT_BYTES.most,
         max_map_len=0,
         max_bin_len=0,
         max_ext_len=0,
     )
-    decoder.feed(raw)
-    return decoder
+    try:
+        decoder.feed(raw)
+        for value in decoder:
+            found.append(value)
+            packed += pack(value)
+            if len(found) > count:
+                break
+    except _TROUBLE as error:
+        raise EventError(f"bytes that do not decode ({error or type(error).__name__})", expected="MessagePack arrays") from None
+    return found, bytes(packed)
 
 
 def unpack_one(data: bytes | memoryview) -> Any:
