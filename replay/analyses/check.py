@@ -11,6 +11,7 @@ import attrs
 
 from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason, Rule
 from replay.analyses.check_state import SITES, Compared, Window, compare_areas, compare_state, shadow_settled
+from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns
 from replay.analyses.compare_report import Fact
 from replay.engine.lane import Lane, results_agree
 from replay.events import (
@@ -19,16 +20,16 @@ from replay.events import (
     Event,
     GuestMemfdCreate,
     IrqchipCreate,
-    Lost,
     MemslotSet,
     Observe,
+    ObservedVm,
     Opaque,
     VcpuCreate,
-    VmAttach,
     VmCreate,
     VmEnableCap,
 )
 from replay.header import Header
+from replay.kvm.allocator import SITE_DIRTY
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CHECKS
 from replay.kvm.policies import policy_for, policy_named
@@ -40,12 +41,6 @@ from replay.units import PAGE_SIZE_BYTES, ret_text
 
 RESULTS: Final = "results of calls"
 GFN_RESULTS: Final = "results of adds, removes and queries"
-
-BORROWED: Final = "the model takes this result from the recording"
-UNATTRIBUTED: Final = "an allocation failed and nothing recorded says why"
-ATTACHED: Final = "the VM was made before the recording began"
-OPAQUE: Final = "a call before it did not show its arguments"
-SKIPPED: Final = "can not happen under this profile"
 
 
 def check(stream: Stream, overrides: Mapping[str, Any] | None = None, *, policy: str | None = None) -> CheckReport:
@@ -70,8 +65,7 @@ class Checker:
         self._lane = Lane("recorded", self._policy, profile, factual=True, recorded_tdp=machine.tdp)
         self._window = Window()
         self._vms: set[int] = set()
-        self._unknown: dict[int | None, str] = {}
-        self._dark: dict[int | None, str] = {}
+        self._unknown = Unknowns(self._policy)
         self._facets: dict[str, list[int]] = {}
         self._reasons: dict[str, list[int]] = {}
         self._rules: dict[tuple[str, str, str], int] = {}
@@ -93,7 +87,9 @@ class Checker:
         if isinstance(event, Observe):
             self._observe(event, number)
             return
-        self._note_unknown(event)
+        loss = self._unknown.note(event)
+        if loss:
+            self._skip(loss, number)
         dead = self._dead(event)
         outcome = self._lane.step(event, number)
         vm: int | None = getattr(event, "vm", None)
@@ -109,33 +105,22 @@ class Checker:
         elif outcome.ret is not None:
             self._result(event, number, recorded, outcome, dead=dead)
 
-    def _note_unknown(self, event: Event) -> None:
-        if isinstance(event, VmAttach):
-            self._unknown.setdefault(event.vm, ATTACHED)
-        elif isinstance(event, Opaque) and (event.ret is None or event.ret >= 0):
-            self._unknown.setdefault(event.vm, OPAQUE)
-        elif isinstance(event, Lost):
-            reason = f"lost: {event.what}"[:256]
-            (self._dark if event.affects == "shadow_pages" else self._unknown).setdefault(event.vm, reason)
-            self._skip(reason, self._events - 1)
-
     def _dead(self, event: Event) -> bool:
         vm = self._lane.machine.vms.get(getattr(event, "vm", -1))
         return bool(getattr(event, "foreign_mm", False)) or (vm is not None and vm.vm_bugged)
 
-    def _why_unknown(self, vm: int | None) -> str:
-        return self._unknown.get(vm) or self._unknown.get(None, "")
-
     def _result(self, event: Event, number: int, recorded: int, outcome: Outcome, *, dead: bool) -> None:
         assert outcome.ret is not None
-        reason = self._why_unknown(getattr(event, "vm", None))
+        vm: int | None = getattr(event, "vm", None)
+        dirty_log = isinstance(event, (DirtyLogGet, DirtyLogClear))
+        reason = self._unknown.why_dirty(vm) if dirty_log else self._unknown.why(vm)
         if not reason and self._lane.unattributed[-1:] == [number] and not self._too_large(outcome):
             reason = UNATTRIBUTED
         agrees = results_agree(recorded, outcome.ret)
         if not reason and agrees and not dead and borrowed(event, outcome, self._lane):
             reason = BORROWED
-        if not reason and self._lane.machine.policy.register_checks_mm is False and event.KIND == "notifier.register":
-            reason = "the function is void before 6.6"
+        if not reason and self._unknown.void(event):
+            reason = VOID
         rule, source = rule_of(event, outcome)
         if not reason:
             key = (event.KIND, rule, source)
@@ -163,7 +148,7 @@ class Checker:
                 expected, observed = str(model), str(recorded)
             else:
                 expected, observed = ret_text(min(model, 0)), ret_text(min(recorded, 0))
-            reason = self._why_unknown(run.vm[row])
+            reason = self._unknown.why(run.vm[row])
             compared = Compared(GFN_RESULTS, cls.KIND, expected, observed, _source_of(cls), reason)
             if compared.agrees and not reason:
                 self._count(GFN_RESULTS, agrees=True)
@@ -173,17 +158,20 @@ class Checker:
     def _observe(self, event: Observe, number: int) -> None:
         if event.areas is not None:
             self._areas(event, number)
-        vm = None if event.vm is None else self._lane.machine.vms.get(event.vm)
         if event.state is not None:
-            reason = self._why_unknown(event.vm)
-            if vm is None:
-                self._skip("the VM is not there", number)
-            else:
-                dark = self._dark.get(event.vm) or self._dark.get(None, "")
-                for row in compare_state(vm, event.state, dark=dark):
-                    self._compare(attrs.evolve(row, reason=reason or row.reason), event, number, "")
+            self._state(event, event.state, number)
         self._window = Window()
         self._vms = set()
+
+    def _state(self, event: Observe, state: ObservedVm, number: int) -> None:
+        vm = None if event.vm is None else self._lane.machine.vms.get(event.vm)
+        if vm is None:
+            self._skip("the VM is not there", number)
+            return
+        unknown = self._unknown
+        for row in compare_state(vm, state, dark=unknown.why_shadow(vm.number)):
+            dirty = unknown.why_dirty(vm.number) if row.what.endswith(" dirty_bitmap") else ""
+            self._compare(attrs.evolve(row, reason=unknown.why(vm.number) or dirty or row.reason), event, number, "")
 
     def _areas(self, event: Observe, number: int) -> None:
         assert event.areas is not None
@@ -193,14 +181,17 @@ class Checker:
         row = compare_areas(self._window, event.areas)
         if row is None:
             return
-        reasons = [self._why_unknown(vm) or self._unsettled(vm) for vm in sorted(self._vms)] or [self._why_unknown(None)]
+        dirty = SITE_DIRTY in row.expected or SITE_DIRTY in row.observed
+        reasons = [self._why_not_areas(vm, dirty=dirty) for vm in sorted(self._vms)] or [self._unknown.why(None)]
         reason = next((found for found in reasons if found), "")
         self._compare(attrs.evolve(row, reason=reason), event, number, "")
 
-    def _unsettled(self, number: int) -> str:
+    def _why_not_areas(self, number: int, *, dirty: bool) -> str:
+        """Return why a VM's allocations can not be compared, "" when they can."""
         vm = self._lane.machine.vms.get(number)
-        dark = self._dark.get(number) or self._dark.get(None, "")
-        return dark if dark and (vm is None or not shadow_settled(vm)) else ""
+        settled = vm is not None and shadow_settled(vm)
+        why = self._unknown.why(number) if settled else self._unknown.why_shadow(number)
+        return why or (self._unknown.why_dirty(number) if dirty else "")
 
     def _compare(self, row: Compared, event: Event, number: int, rule: str) -> None:
         if row.reason:

@@ -29,38 +29,29 @@ CONFIG_CHARS_MAX: Final = 1 << 16
 SCRIPT_CHARS_MAX: Final = 1 << 20
 STAND_IN: Final = "userspace address of named memory: not recorded, a stand-in is used"
 CALLBACKS: Final = "notifier callbacks"
-_CONFIG_FACT: Final = re.compile(r'"(new_api|config_external_write_tracking)":([01])\b')
+_CONFIG_FACT: Final = re.compile(r'"config_external_write_tracking":([01])\b')
 
 
-@attrs.frozen
-class LabConfig:
-    """What `_config.out` tells. new_api: kvm_page_track_register_notifier() has a result (6.6 and later); None: not known."""
-
-    machine: Machine = Machine()
-    new_api: bool | None = None
-
-
-def config_of(text: str) -> LabConfig:
+def config_of(text: str) -> Machine:
     r"""Read the facts that `_config.out` holds: tdp, tdp_mmu, vendor, AVIC, CONFIG_KVM_EXTERNAL_WRITE_TRACKING.
 
-    >>> config_of("tdp_mmu=Y\nnpt=Y\navic=N\n").machine.tdp
+    >>> config_of("tdp_mmu=Y\nnpt=Y\navic=N\n").tdp
     True
     """
     words = dict(line.partition("=")[::2] for line in text.splitlines() if not line.startswith("{"))
-    facts = {match[1]: match[2] == "1" for match in _CONFIG_FACT.finditer(text)}
+    config = _CONFIG_FACT.search(text)
 
     def fact(name: str) -> bool | None:
         return {"Y": True, "1": True, "N": False, "0": False}.get(words.get(name, ""))
 
-    machine = Machine(
-        config_external_write_tracking=facts.get("config_external_write_tracking"),
+    return Machine(
+        config_external_write_tracking=None if config is None else config[1] == "1",
         tdp=fact("npt"),
         # Before 6.12 the parameter stays Y with tdp off; the TDP MMU is in use only with both (mmu.c, kvm_configure_mmu()).
         tdp_mmu=False if fact("npt") is False else fact("tdp_mmu"),
         vendor="amd" if fact("npt") is not None else None,
         avic=fact("avic"),
     )
-    return LabConfig(machine, facts.get("new_api"))
 
 
 def is_lab(head: bytes) -> bool:
@@ -81,8 +72,8 @@ def open_lab(what: str | Input, machine: Machine | None = None) -> "LabImport":
     source = Input(what) if isinstance(what, str) else what
     config = config_of(_beside(source, CONFIG_NAME, CONFIG_CHARS_MAX))
     script = _beside(source, f"{source.name.removesuffix('.out')}.script", SCRIPT_CHARS_MAX)
-    known = with_facts(machine or Machine(), config.machine)
-    return LabImport(source.name, _lines(source), known, script=script, new_api=config.new_api)
+    known = with_facts(machine or Machine(), config)
+    return LabImport(source.name, _lines(source), known, script=script)
 
 
 def _lines(source: Input) -> Iterator[str]:
@@ -103,13 +94,11 @@ class LabImport:
     script: the script that was run, "" when it is not there; it only tells what was going on when the probe was killed.
     """
 
-    def __init__(
-        self, name: str, lines: Iterable[str], machine: Machine, *, script: str = "", new_api: bool | None = None
-    ) -> None:
+    def __init__(self, name: str, lines: Iterable[str], machine: Machine, *, script: str = "") -> None:
         self._name = name
         self._lines = lines
         self._script = script
-        self._lab = Lab(tdp=machine.tdp, new_api=_new_api(machine.kernel_release) if new_api is None else new_api)
+        self._lab = Lab(tdp=machine.tdp)
         self._events = 0
         self._last = 0
         self._warnings: list[str] = []
@@ -203,15 +192,6 @@ class LabImport:
         """Return the operation of the script that comes after the last one that was printed."""
         lines = self._script.splitlines()[self._last :]
         return next((text for line in lines if (text := line.partition("#")[0].strip())), "")
-
-
-def _new_api(release: str | None) -> bool | None:
-    if release is None:
-        return None
-    head = release.split(".")[:2]
-    if len(head) < 2 or not all(part.isascii() and part.isdecimal() for part in head):
-        return None
-    return tuple(int(part[:6]) for part in head) >= (6, 6)
 
 
 def with_facts(machine: Machine, more: Machine) -> Machine:

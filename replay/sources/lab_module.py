@@ -42,9 +42,7 @@ def _reg(lab: Lab, op: Operation) -> Iterator[Event]:
     if _from_module(lab, op) or vm is None:
         return
     node = value_at(lab, op, 2) & U32_MAX
-    # Before 6.6 the function is void: what the module says then is its own word.
-    fields = {**op.call(), "ret": op.ret if lab.new_api is not False else None}
-    yield NotifierRegister(vm=vm.number, node=node, **fields)
+    yield NotifierRegister(vm=vm.number, node=node, **op.call())
     if op.ret is not None and op.ret < 0:
         return
     if own:

@@ -35,9 +35,8 @@ NOT_A_VM: Final = "call on a descriptor that is no VM"
 
 @attrs.define
 class Lab:
-    """State of one script while it is read. new_api: the register function has a result (6.6 and later); None: not known."""
+    """State of one script while it is read."""
 
-    new_api: bool | None = None
     tdp: bool | None = None
     vms: LabVms = attrs.field(factory=LabVms)
     rams: Rams = attrs.field(factory=Rams)

@@ -214,6 +214,24 @@ class TestNotCheckable:
         assert report.checked == 0
         assert reasons(report)[reason] >= 8
 
+    def test_capability(self) -> None:
+        """KVM_ENABLE_CAP without arguments leaves doubt about the dirty log, and about nothing else."""
+        cap = Opaque(vm=0, cmd=0x4068AEA3, name="KVM_ENABLE_CAP", ret=0)
+        log = DirtyLogGet(vm=0, slot=0, ret=-6)
+        areas = (LPAGE, ObservedArea("kvm_set_memslot", 1, 1, 0, 0))
+        report = checked(cap, slot(), log, seen(attrs.evolve(MADE, dirty_bitmap=True), areas=areas))
+        reason = "a KVM_ENABLE_CAP before it did not show its arguments: it may concern the dirty log"
+        assert reasons(report) == {reason: 3}
+        assert (report.checked, report.mismatch_count) == (6, 0)
+        failed = attrs.evolve(cap, ret=-22)
+        assert checked(failed, slot(), log, seen(areas=areas)).mismatch_count == 2
+
+    def test_a_call_that_did_not_return(self) -> None:
+        """Behind a call that was not seen to return the VM's slots are not known; a void one returns nothing."""
+        assert reasons(checked(slot(ret=None), slot(ret=-17))) == {"a call before it was not seen to return": 1}
+        old = attrs.evolve(MACHINE, kernel_release="6.1.192")
+        assert checked(NotifierRegister(vm=0), slot(), machine=old).agreed == 1
+
     def test_attached_vm(self) -> None:
         """A VM that was alive before the recording began."""
         events = (VmAttach(vm=1), attrs.evolve(slot(ret=-17), vm=1))

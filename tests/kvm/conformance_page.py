@@ -46,6 +46,7 @@ WHY_NOT = {
     "allocations of kvm_dev_ioctl": "that is struct kvm itself: one a VM, the same under every policy, no metadata of a slot",
     "the model takes this result": "what the call needs is not modelled (descriptors, VM types, vCPUs, interrupt controller), "
     "so a comparison would compare the recording with itself",
+    "the function is void": "before 6.6 kvm_page_track_register_notifier() has no result, it can not fail",
     "lost: shadow pages of a guest": "the guest ran while no tracepoint was on: which shadow pages came and went is not known; "
     "memslots, flags and results are compared all the same",
     "lost: the probe was ended": "the memory cgroup's OOM killer chose the probe: whether a task over its limit gets -ENOMEM or "

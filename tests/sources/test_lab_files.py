@@ -81,14 +81,15 @@ class TestFiles:
     )
     def test_paging(self, text: str, tdp: bool | None, tdp_mmu: bool | None) -> None:
         """The TDP MMU is in use only with tdp, whatever the parameter says."""
-        machine = config_of(text).machine
+        machine = config_of(text)
         assert (machine.tdp, machine.tdp_mmu) == (tdp, tdp_mmu)
         assert (machine.vendor == "amd") is (tdp is not None)
 
-    def test_new_api(self) -> None:
-        """The module says whether the register function has a result."""
-        assert config_of(CONFIG).new_api is False
-        assert config_of("").new_api is None
+    def test_config(self) -> None:
+        """The module says whether CONFIG_KVM_EXTERNAL_WRITE_TRACKING is set."""
+        assert config_of(CONFIG).config_external_write_tracking is True
+        assert config_of(CONFIG.replace('tracking":1', 'tracking":0')).config_external_write_tracking is False
+        assert config_of("").config_external_write_tracking is None
 
     def test_facts_are_added_not_replaced(self) -> None:
         """Facts of the caller stand above those of the file."""

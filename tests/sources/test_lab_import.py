@@ -54,8 +54,7 @@ def line(op: str, err: str = "0", ret: int | None = None, **more: Any) -> str:
 
 def imported(*lines: str, script: str = "", **facts: Any) -> tuple[list[Event], LabImport]:
     """Return the events of a result, with the importer that gave them."""
-    new_api = facts.pop("new_api", True)
-    stream = LabImport("case.out", lines, Machine(tdp=facts.pop("tdp", True), **facts), script=script, new_api=new_api)
+    stream = LabImport("case.out", lines, Machine(tdp=facts.pop("tdp", True), **facts), script=script)
     return list(events_of(stream.items())), stream
 
 
@@ -204,12 +203,6 @@ class TestModule:
     def test_own_refusal(self) -> None:
         """An ioctl that the module refused."""
         assert told(line("add v 5", "EBADF", wt_ioctl=False)) == []
-
-    def test_void_register(self) -> None:
-        """Before 6.6 the register function has no result."""
-        event = one(line("reg v 0"), new_api=False)
-        assert isinstance(event, NotifierRegister)
-        assert event.ret is None
 
     def test_a_childs_own_module(self) -> None:
         """A child that opens the module for itself drops its notifiers when it exits; with the parent's it does not."""
