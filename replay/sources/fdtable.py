@@ -77,12 +77,16 @@ class Vm:
 
 @attrs.define(eq=False)
 class File:
-    """An open file of KVM; refs counts what holds it. index: vCPU id as far as it is known."""
+    """An open file of KVM; refs counts what holds it. index: vCPU id as far as it is known.
+
+    keeps: it keeps its VM alive; not so when which VM it belongs to is a guess among several.
+    """
 
     kind: str
     vm: Vm | None = None
     index: int | None = None
     refs: int = 0
+    keeps: bool = True
 
 
 @attrs.define(eq=False)

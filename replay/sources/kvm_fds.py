@@ -117,7 +117,7 @@ class KvmFds:
             vm = self._vm_of_unknown(task, kind)
             if vm is None:
                 return None
-            file = File(kind, vm, _vcpu_index(args.fd.note))
+            file = File(kind, vm, _vcpu_index(args.fd.note), keeps=vm.attached or len(self.world.vms) == 1)
             vm.tids.add(task.tid)
             task.vm = vm
         else:

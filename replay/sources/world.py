@@ -191,7 +191,7 @@ class World:
     def open_file(self, task: Task, fd: int, file: File, *, cloexec: bool) -> None:
         """Put a file at an fd; one that is there already must have been closed unseen."""
         if file.vm is not None and file.refs == 0:
-            file.vm.files += 1
+            file.vm.files += file.keeps
         if file.kind == VM and file.vm is not None:
             file.vm.fd_seen = True
         before = task.table.install(fd, file, task.tid, cloexec=cloexec)
@@ -210,7 +210,7 @@ class World:
     def put(self, file: File, task: Task, reason: str, *, inferred: bool = False) -> None:
         """Drop a reference of a file, and with the last one the file's own of its VM."""
         file.refs -= 1
-        if file.refs > 0 or file.vm is None:
+        if file.refs > 0 or file.vm is None or not file.keeps:
             return
         vm = file.vm
         vm.files -= 1
