@@ -98,7 +98,9 @@ def narrow(codes: Sequence[int]) -> tuple[int, bytes]:
 
 def is_constant(values: Sequence[Any]) -> bool:
     """Say whether all rows hold the same; an empty column counts as constant."""
-    return isinstance(values, Constant) or not values or values.count(values[0]) == len(values)
+    if isinstance(values, Constant) or not values:
+        return True
+    return values[0] == values[-1] and values.count(values[0]) == len(values)
 
 
 def encode_codes(values: Sequence[int | None]) -> tuple[Any, bytes]:

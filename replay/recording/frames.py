@@ -67,7 +67,7 @@ def _tasks_of(runs: Sequence[Run]) -> tuple[Values, tuple[Task, ...]]:
 
 def _paired(file: Values, line: Values) -> tuple[Values, Values]:
     """Return file and line with None in both where either is: half a place is no place."""
-    if None not in file and None not in line:
+    if not any(column.number is None if isinstance(column, Constant) else None in column for column in (file, line)):
         return file, line
     rows = [(None, None) if f is None or n is None else (f, n) for f, n in zip(file, line, strict=True)]
     files, lines = zip(*rows, strict=True)
