@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,7 +54,12 @@ class Input:
         if self.compression == "":
             return raw
         opener = {"zstd": _open_zstd, "gzip": _open_gzip, "xz": _open_xz}[self.compression]
-        return cast("BinaryIO", io.BufferedReader(_Guarded(opener(raw, self.name), raw, self.name), BLOCK_BYTES))
+        try:
+            inner = opener(raw, self.name)
+        except BaseException:
+            raw.close()
+            raise
+        return cast("BinaryIO", io.BufferedReader(_Guarded(inner, raw, self.name), BLOCK_BYTES))
 
     @property
     def compression(self) -> str:
@@ -95,6 +101,7 @@ class Input:
         else:
             with Path(self.path).open("rb") as pipe:
                 shutil.copyfileobj(pipe, spool, BLOCK_BYTES)
+        weakref.finalize(self, spool.close)
         return cast("IO[bytes]", spool)
 
 
