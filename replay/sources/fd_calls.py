@@ -231,13 +231,10 @@ def unshared(world: World, record: Syscall, task: Task) -> None:
         _unshare(world, task)
 
 
-def leaving(_world: World, record: Syscall, task: Task) -> None:
+def leaving(world: World, record: Syscall, task: Task) -> None:
     """Note that a task, or with exit_group its process, will not come back; for recordings without `+++ exited`."""
-    task.exiting = True
-    if record.name == "exit_group":
-        for other in _world.tasks.values():
-            if other.pid == task.pid:
-                other.exiting = True
+    for other in world.group(task) if record.name == "exit_group" else [task]:
+        other.exiting = True
 
 
 def _unshare(world: World, task: Task) -> None:

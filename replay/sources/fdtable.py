@@ -23,6 +23,8 @@ DEVICE: Final = "device"
 MEMFD: Final = "memfd"
 STATS: Final = "stats"
 
+QUIET_MAX: Final = 1024
+"""Most ioctls that one task remembers as in need of no second look."""
 _VM_NOTE: Final = "anon_inode:kvm-vm"
 _VCPU_NOTE: Final = "anon_inode:kvm-vcpu"
 
@@ -99,18 +101,14 @@ class Entry:
 
 
 class FileTable:
-    """The fds of the tasks that share one table; `users` counts them.
-
-    quiet: ioctls that need no second look, by the text of their arguments: file, counter, whether it is KVM_RUN; cleared
-    whenever an fd changes.
-    """
+    """The fds of the tasks that share one table; `users` counts them. version: raised whenever an fd changes."""
 
     loose = False
 
     def __init__(self) -> None:
         self.fds: dict[int, Entry] = {}
         self.users = 0
-        self.quiet: dict[str, tuple[File, Cell, bool]] = {}
+        self.version = 0
 
     def get(self, fd: int, _tid: int) -> File | None:
         """Return the file at an fd, None when it is none of KVM's or not known."""
@@ -126,7 +124,7 @@ class FileTable:
 
     def remove(self, fd: int, _tid: int) -> File | None:
         """Take a file out; return it, with the table's reference still counted."""
-        self.quiet.clear()
+        self.version += 1
         entry = self.fds.pop(fd, None)
         return None if entry is None else entry.file
 
@@ -153,7 +151,7 @@ class FileTable:
 
     def drop_all(self) -> list[File]:
         """Empty the table (exit); return the files, the table's references still counted."""
-        self.quiet.clear()
+        self.version += 1
         files = [entry.file for entry in self.fds.values()]
         self.fds.clear()
         return files
@@ -195,7 +193,7 @@ class LooseTable(FileTable):
 
     def install(self, fd: int, file: File, tid: int, *, cloexec: bool) -> File | None:
         """Put a file on the stack of an fd; return the one that the same thread, or VM, had there."""
-        self.quiet.clear()
+        self.version += 1
         before = next((e for e in reversed(self.stacks.get(fd, [])) if tid in e.tids or e.file.vm is file.vm), None)
         if before is not None:
             self.stacks[fd].remove(before)
@@ -208,7 +206,7 @@ class LooseTable(FileTable):
         entry = self._pick(fd, tid)
         if entry is None or not (tid in entry.tids or (entry.file.vm is not None and tid in entry.file.vm.tids)):
             return None
-        self.quiet.clear()
+        self.version += 1
         self.stacks[fd].remove(entry)
         return entry.file
 
@@ -228,7 +226,7 @@ class LooseTable(FileTable):
 
     def drop_all(self) -> list[File]:
         """Empty the table."""
-        self.quiet.clear()
+        self.version += 1
         files = self.files()
         self.stacks.clear()
         return files
@@ -244,7 +242,8 @@ class Task:
 
     who: as events carry it, None when the recording names no task. pending: the call that it is in, whose second half is still
     to come. vcpu_vm: VM whose vCPU it runs or last ran; vm: VM it last called. ended: its end was seen. exiting: it, or its
-    process, called exit.
+    process, called exit. quiet: ioctls that need no second look, by the text of their arguments: file, counter, whether it is
+    KVM_RUN; valid for one version of the table.
     """
 
     tid: int
@@ -257,3 +256,12 @@ class Task:
     vm: Vm | None = None
     ended: bool = False
     exiting: bool = False
+    quiet: dict[str, tuple[File, "Cell", bool]] = attrs.field(factory=dict)
+    quiet_version: int = -1
+
+    def set_quiet(self, args: str, file: File, cell: "Cell", *, is_run: bool) -> None:
+        """Remember that an ioctl with these arguments needs no second look, while no fd changes."""
+        if self.quiet_version != self.table.version or len(self.quiet) >= QUIET_MAX:
+            self.quiet.clear()
+            self.quiet_version = self.table.version
+        self.quiet[args] = (file, cell, is_run)

@@ -88,7 +88,7 @@ class KvmFds:
         elif done and cmd == ioctls.KVM_GET_STATS_FD:
             self._new_fd(record, task, File(STATS, file.vm), cloexec=True)
         elif (done or record.ret == -EINTR) and record.stage == BOTH and not args.cmd_text.startswith("FIO"):
-            task.table.quiet[record.args] = (file, cell, cmd == ioctls.KVM_RUN)
+            task.set_quiet(record.args, file, cell, is_run=cmd == ioctls.KVM_RUN)
 
     # Which file an fd is.
 

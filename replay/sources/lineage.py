@@ -26,8 +26,8 @@ _CLONE_THREAD: Final = 0x10000
 _BITS: Final = {"CLONE_VM": _CLONE_VM, "CLONE_FILES": _CLONE_FILES, "CLONE_THREAD": _CLONE_THREAD, "CLONE_VFORK": _CLONE_VFORK}
 MAKERS: Final = frozenset({"clone", "clone2", "clone3", "fork", "vfork"})
 """System calls that make a task."""
-TASKS_MAX: Final = 4_000_000
-"""Most tasks that one recording may name (the kernel's own limit, PID_MAX_LIMIT, is 2^22)."""
+_LOOK_AHEAD: Final = 256
+"""How many calls without a task are tried for one task without a call, the oldest first."""
 
 
 @attrs.define
@@ -175,7 +175,8 @@ class LineageBuilder:
         ]
         waiting = sorted(calls, key=lambda call: call.place)
         for tid in orphans:
-            index = next((i for i, call in enumerate(waiting) if self._can_be(call, tid)), None)
+            ahead = enumerate(waiting[:_LOOK_AHEAD])
+            index = next((place for place, call in ahead if self._can_be(call, tid)), None)
             if index is None:
                 continue
             birth = _birth(waiting.pop(index), tid)

@@ -49,19 +49,26 @@ class Resolver:
         if not isinstance(record, Syscall):
             return self._end_of_task(record) if isinstance(record, TaskEnd) else []
         if record.stage == BOTH:
-            task = self.world.tasks.get(record.tid)
-            if record.name == "ioctl" and task is not None and not task.ended and task.pending is None:
-                quiet = task.table.quiet.get(record.args)
-                if quiet is not None and record.ret is not None and (record.ret >= 0 or record.ret == -EINTR):
-                    file, cell, is_run = quiet
-                    cell.count += 1
-                    task.vm = file.vm
-                    if is_run:
-                        task.vcpu_vm = file.vm
-                    return []
+            if record.name == "ioctl" and self._is_quiet(record):
+                return []
             before = self._enter(record, hold=False)
             return before + self.exit(record) if before else self.exit(record)
         return self.enter(record) if record.stage == ENTER else self.exit(record)
+
+    def _is_quiet(self, record: Syscall) -> bool:
+        """Take an ioctl that needs no second look: the same text was read before, and no fd has changed since."""
+        task = self.world.tasks.get(record.tid)
+        if task is None or task.ended or task.pending is not None or task.quiet_version != task.table.version:
+            return False
+        quiet = task.quiet.get(record.args)
+        if quiet is None or record.ret is None or (record.ret < 0 and record.ret != -EINTR) or record.injected:
+            return False
+        file, cell, is_run = quiet
+        cell.count += 1
+        task.vm = file.vm
+        if is_run:
+            task.vcpu_vm = file.vm
+        return True
 
     def enter(self, record: Syscall) -> list[Event]:
         """Take the entry of a call: its fd is looked up now, close() takes effect now.

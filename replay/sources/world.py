@@ -30,6 +30,8 @@ class World:
     def __init__(self, scan: ScanResult, tally: Tally, names: tuple[str, ...]) -> None:
         self.scan, self.tally, self.names = scan, tally, names
         self.tasks: dict[int, Task] = {}
+        self.groups: dict[int, list[Task]] = {}
+        self.tasks_alive = 0
         self.vms: dict[int, Vm] = {}
         self.out: list[Event] = []
         self.messages: list[Message] = []
@@ -103,7 +105,13 @@ class World:
         mm.users += 1
         table.users += 1
         self.tasks[tid] = task
+        self.groups.setdefault(pid, []).append(task)
+        self.tasks_alive += 1
         return task
+
+    def group(self, task: Task) -> list[Task]:
+        """List the threads of a task's process that have not ended."""
+        return [other for other in self.groups.get(task.pid, ()) if not other.ended]
 
     def _new_mm(self) -> Mm:
         if self.loose:
@@ -128,13 +136,22 @@ class World:
         """
         if task.ended:
             return
-        task.ended = True
+        self._gone(task)
         reason = "killed" if killed else "exit"
         self.leave_mm(task, reason)
         self.leave_table(task, reason)
-        if all(other.ended for other in self.tasks.values()):
+        if not self.tasks_alive:
             messages, self.messages = self.messages, []
             self.put_all((file for message in messages for file in message.files if file), task, reason)
+
+    def _gone(self, task: Task) -> None:
+        task.ended = True
+        self.tasks_alive -= 1
+        left = self.group(task)
+        if left:
+            self.groups[task.pid] = left
+        else:
+            self.groups.pop(task.pid, None)
 
     def leave_mm(self, task: Task, reason: str) -> None:
         """Take a task out of its mm; mappings go with the last one."""
@@ -154,9 +171,9 @@ class World:
 
         Source: fs/exec.c begin_new_exec(): de_thread(), unshare_files(), exec_mmap(), then do_close_on_exec().
         """
-        for other in self.tasks.values():
-            if other.pid == task.pid and other is not task and not other.ended:
-                other.ended = True
+        for other in self.group(task):
+            if other is not task:
+                self._gone(other)
                 other.table.users -= 1
                 other.mm.users -= 1
         if task.table.users > 1 and not task.table.loose:
@@ -171,7 +188,10 @@ class World:
         self.put_all(task.table.drop_cloexec(), task, "exec")
         leader = self.tasks.get(task.pid)
         if leader is not None and leader is not task:  # the process goes on under its leader's number
-            leader.mm, leader.table, leader.ended, task.ended = task.mm, task.table, False, True
+            self._gone(task)
+            self.tasks[leader.tid] = Task(leader.tid, task.pid, task.mm, task.table, leader.who)
+            self.groups[task.pid] = [self.tasks[leader.tid]]
+            self.tasks_alive += 1
 
     # VMs and what holds them.
 
