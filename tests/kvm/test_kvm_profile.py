@@ -82,6 +82,14 @@ class TestProfile:
         assert (profile.tdp, profile.smm, profile.release) == (False, True, Release(6, 1, 192))
         assert not any(word.startswith(("tdp=", "release=")) for word in profile.assumed)
 
+    def test_tdp_mmu_of_a_machine_without_tdp_says_nothing(self) -> None:
+        """Where the recorded machine had no tdp and the user asks for it, its TDP MMU is assumed, not taken."""
+        profile = profile_of(Machine(tdp=False, tdp_mmu=False), {"tdp": True})
+        assert profile.tdp_mmu_enabled
+        assert "tdp_mmu=y" in profile.assumed
+        assert not profile_of(Machine(tdp=True, tdp_mmu=False), {"tdp": True}).tdp_mmu_enabled
+        assert not profile_of(Machine(tdp=False), {"tdp": True, "tdp_mmu": False}).tdp_mmu_enabled
+
     @pytest.mark.parametrize(
         ("vendor", "named"),
         [("intel", {"unrestricted_guest", "flexpriority"}), ("amd", {"avic"}), ("pvm", set())],

@@ -4,6 +4,7 @@ import pytest
 from lane import Lane
 from slow_memory import vcalloc_pages, vcalloc_real_bytes
 
+from replay.events import MemslotSet, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, RMAP, Allocator, Injection, Tally
 from replay.kvm.memslot import lpages
 from replay.kvm.vmalloc import KMALLOC_CLASSES_BYTES, kmalloc_class_bytes, slot_object_cost, vcalloc_cost
@@ -137,6 +138,35 @@ class TestAllocator:
         assert lane.machine.allocator.limit_pages == 6
         lane.limit(None)
         assert lane.set(0, 1 << 20).ret == 0
+
+    def test_forced_failure(self) -> None:
+        """A caller may refuse one allocation by who asks and for what; the rest goes on."""
+        lane = Lane(tdp=False)
+        asked: list[tuple[str, str]] = []
+
+        def forced(site: str, array: str) -> bool:
+            asked.append((site, array))
+            return array == "lpage_info"
+
+        lane.machine.allocator.forced = forced
+        outcome = lane.set(1)
+        assert (outcome.ret, outcome.why) == (-12, "lpage_info")
+        assert asked == [
+            ("kvm_set_memory_region", "slot"),
+            *[("memslot_rmap_alloc", "rmap")] * 3,
+            ("kvm_arch_prepare_memory_region", "lpage_info"),
+        ]
+        assert len(outcome.freed) == len(outcome.taken) == 4
+
+    def test_write_tracking_by_vm(self) -> None:
+        """Write tracking is also tallied by VM, and stays known when the VM is gone."""
+        lane = Lane(tdp=False)
+        lane.do(VmCreate(vm=1, ret=0))
+        lane.set(1, 1 << 12)
+        lane.do(MemslotSet(vm=1, memory_size=P))
+        lane.destroy()
+        tallies = lane.machine.allocator.write_track_by_vm
+        assert {vm: (tally.nominal_now, tally.nominal_peak) for vm, tally in tallies.items()} == {0: (0, 1 << 13), 1: (2, 2)}
 
 
 class TestInjection:
