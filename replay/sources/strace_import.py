@@ -4,6 +4,7 @@ import heapq
 import io
 import re
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import BinaryIO, Final
 
 import attrs
@@ -16,7 +17,7 @@ from replay.sources.files import Input, text_blocks, text_lines
 from replay.sources.processes import Resolver
 from replay.sources.strace_lexer import StraceLexer
 from replay.sources.strace_scan import Scanner, ScanResult
-from replay.sources.syscalls import Record, Syscall
+from replay.sources.syscalls import BOTH, ENTER, EXIT, Record, Syscall
 from replay.sources.tally import Tally
 
 FORMAT: Final = "strace"
@@ -24,7 +25,11 @@ _SUFFIX_TID: Final = re.compile(r"\.(\d{1,7})(?:\.(?:zst|gz|xz))?$")
 _PROBE_LINES: Final = 400
 _FAILED_TO_JUDGE: Final = 10
 _SMALL_FILE_BYTES: Final = 1 << 16
-_END_OF_TIME_NS: Final = 1 << 62
+_WAITING: Final = frozenset({"recvmsg", "recvmmsg"})
+_BY_TIME: Final = itemgetter(0, 1, 2, 3)
+
+_Timed = tuple[int, int, int, int, Record]
+"""A record of one of several files: time, file, line, stage to give it with (0: its own), record."""
 
 
 @attrs.define
@@ -52,9 +57,8 @@ class StraceImport:
         self._scan: ScanResult | None = None
         self._resolver: Resolver | None = None
         self._events = 0
-        self._vms_created = 0
+        self._done = False
         self._clock = "none"
-        self._with_times = False
 
     @property
     def header(self) -> Header:
@@ -98,6 +102,7 @@ class StraceImport:
         for event in (*resolver.end(), *self._judge()):
             self._events += 1
             yield event
+        self._done = True
 
     def records(self) -> Iterator[Record]:
         """Yield the records of all files, in order of lines, of several files in order of time."""
@@ -108,7 +113,10 @@ class StraceImport:
             return
         streams = [_kept(part.source) for part in self._parts]
         try:
-            yield from heapq.merge(*(self._timed(i, s) for i, s in enumerate(streams)), key=_merge_key)
+            for _, _, _, stage, record in heapq.merge(*(self._timed(i, s) for i, s in enumerate(streams)), key=_BY_TIME):
+                if stage and isinstance(record, Syscall):
+                    record.stage = stage
+                yield record
         finally:
             for stream in streams:
                 stream.close()
@@ -119,26 +127,40 @@ class StraceImport:
 
     def warnings(self) -> Sequence[str]:
         """Return sentences about what the recording lacks, as far as it has been read."""
-        return tuple(f"{counter.first}: {counter.kind}" for counter in self._tally.counters() if counter.severity == "lost")
+        found = [f"{counter.first}: {counter.kind}" for counter in self._tally.counters() if counter.severity == "lost"]
+        if self._done and not self._events:
+            found.append(f"{self._parts[0].source.name}: no call on KVM in it")
+        return tuple(found)
 
     def _lexer(self, index: int, stream: BinaryIO) -> StraceLexer:
         part = self._parts[index]
         part.lexer = StraceLexer(text_lines(stream), tid=part.tid, file=index, name=part.source.name, tally=self._tally)
         return part.lexer
 
-    def _timed(self, index: int, stream: BinaryIO) -> Iterator[Record]:
-        """Yield the records of one file of -ff, each with a time."""
-        last_ns = 0
+    def _timed(self, index: int, stream: BinaryIO) -> Iterator[_Timed]:
+        """Yield the records of one file of -ff with the times by which files are merged.
+
+        With -T a call comes twice, at its entry and at its exit. Without, it comes at its entry, except a call that waits for
+        another task: what it got was not there before, so it comes with the next record of its thread.
+        """
+        last_ns, waiting = 0, None
         for record in self._lexer(index, stream):
             time_ns = record.enter_ns if isinstance(record, Syscall) else record.time_ns
-            if time_ns is None:
-                if isinstance(record, Syscall):
-                    record.enter_ns = last_ns
-                else:
-                    record.time_ns = last_ns
+            last_ns = last_ns if time_ns is None else time_ns
+            if waiting is not None:
+                yield (last_ns, index, waiting.line, BOTH, waiting)
+                waiting = None
+            if not isinstance(record, Syscall) or record.stage != BOTH:
+                yield (last_ns, index, record.line, 0, record)
+            elif record.exit_ns is not None:
+                yield (last_ns, index, record.line, ENTER, record)
+                yield (record.exit_ns, index, record.line, EXIT, record)
+            elif record.name in _WAITING:
+                waiting = record
             else:
-                last_ns = time_ns
-            yield record
+                yield (last_ns, index, record.line, BOTH, record)
+        if waiting is not None:
+            yield (last_ns, index, waiting.line, BOTH, waiting)
 
     def _probe(self) -> None:
         """Look at the first lines of each file: which clock, any call at all."""
@@ -191,8 +213,3 @@ def _tid_of_name(name: str) -> int:
         advice = "give one strace file, or only the files NAME.TID of one strace -ff"
         raise TraceOptionError("does not end in a thread id", where=name, expected="a file of strace -ff", advice=advice)
     return int(found[1])
-
-
-def _merge_key(record: Record) -> tuple[int, int, int]:
-    time_ns = record.enter_ns if isinstance(record, Syscall) else record.time_ns
-    return (_END_OF_TIME_NS if time_ns is None else time_ns, record.file, record.line)

@@ -140,12 +140,45 @@ class TestSeparateFiles:
         assert [place.split(":")[0] for place in got.places()] == [f"ff.txt.{tid}" for tid in got.tids()]
         assert got.places()[0] == "ff.txt.27675:5"
 
+    def test_waiting_calls(self, tmp_path: Path) -> None:
+        """A recvmsg that waited took effect after it began: with the exit of -T, or with its thread's next line."""
+        fd = "{msg_control=[{cmsg_type=SCM_RIGHTS, cmsg_data=[%d<anon_inode:kvm-vm>]}]}, 0) = 1"
+        creator = [
+            "1795343273.2 clone(flags=SIGCHLD) = 11",
+            "1795343273.3 ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4<anon_inode:kvm-vm>",
+            f"1795343273.4 sendmsg(8, {fd % 4}",
+            "1795343273.5 close(4<anon_inode:kvm-vm>) = 0",
+        ]
+        for tail in (" <0.25>", ""):
+            receiver = [f"1795343273.21 recvmsg(8, {fd % 6}{tail}", "1795343273.6 close(6<anon_inode:kvm-vm>) = 0"]
+            (tmp_path / "a.10").write_text("\n".join(creator) + "\n")
+            (tmp_path / "a.11").write_text("\n".join(receiver) + "\n")
+            got = imported(tmp_path / "a.10", tmp_path / "a.11")
+            assert got.kinds() == ["vm.create", "vm.destroy"]
+            assert got.of(VmDestroy)[0].time_ns == 1795343273_600000000
+
+    def test_racing_calls_end_in_order(self, tmp_path: Path) -> None:
+        """With -T, calls of two threads come out in the order in which they returned."""
+        call = "ioctl(4, KVM_SET_USER_MEMORY_REGION, {slot=%d, flags=0, guest_phys_addr=0, memory_size=0, userspace_addr=0}) = 0"
+        main = ["1.0 ioctl(3, KVM_CREATE_VM, 0) = 4 <0.1>", "1.2 clone(flags=CLONE_VM|CLONE_FILES|CLONE_THREAD) = 11 <0.1>"]
+        (tmp_path / "a.10").write_text("\n".join(f"179534327{line}" for line in [*main, f"1.5 {call % 1} <0.4>"]) + "\n")
+        (tmp_path / "a.11").write_text(f"1795343271.6 {call % 2} <0.1>\n")
+        got = imported(tmp_path / "a.10", tmp_path / "a.11")
+        assert [event.slot for event in got.of(MemslotSet)] == [2, 1]
+        assert got.times() == sorted(got.times())
+
     def test_names_without_a_thread(self, tmp_path: Path) -> None:
         """A file whose name does not end in a thread id is not of strace -ff."""
         for name in ("a.txt", "b.txt"):
             (tmp_path / name).write_text("1795343273.1 ioctl(3, KVM_CREATE_VM, 0) = 4\n")
         with pytest.raises(TraceOptionError, match="thread id"):
             imported(tmp_path / "a.txt", tmp_path / "b.txt")
+
+    def test_no_kvm(self, tmp_path: Path) -> None:
+        """A recording without any call on KVM says so."""
+        (tmp_path / "a").write_text("9 close(3) = 0\n")
+        got = imported(tmp_path / "a")
+        assert (got.events, got.stream.warnings()) == ([], ("a: no call on KVM in it",))
 
     def test_no_times(self, tmp_path: Path) -> None:
         """Without times nobody can say in which order the threads ran."""
