@@ -19,6 +19,8 @@ from replay.sources.syscalls import Syscall
 from replay.units import EEXIST, EINVAL, PAGE_SHIFT
 
 MEMSLOT_CMDS: Final = frozenset({KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2})
+CHAIN_MAX: Final = 3
+"""Most calls under way whose order is searched for an explanation of another's result."""
 Layout = dict[int, tuple[int, int]]
 """First gfn and the one behind the last, by slot number (id and address space, as in the call)."""
 
@@ -136,18 +138,47 @@ class MemslotPlaces:
         return None
 
     def first_before(self, call: OpenCall) -> OpenCall | None:
-        """Return the call under way whose commit, before this one's, explains this one's result; None when none is needed."""
+        """Return the call under way that has to be committed before this one; None when none has to.
+
+        Either its commit explains this one's result, alone or with others after it; or it failed, and after this one it
+        could not have. Ask again after each. One that succeeded is never taken for the second reason: what makes it possible
+        may be a call that is entered later.
+        """
         others = self.others(call.vm, call)
         wanted = region(call.record) if others else None
-        layout = self.layouts.get(call.vm, {}) if call.vm is not None else {}
-        if wanted is None or agrees(layout, wanted):
+        if wanted is None:
             return None
-        for other in others:
-            done = region(other.record)
-            if done is None or done.ret != 0:
-                continue
-            after = dict(layout)
-            apply(after, done)
-            if agrees(after, wanted):
+        layout = self.layouts.get(call.vm, {}) if call.vm is not None else {}
+        known = [(other, asked) for other in others if (asked := region(other.record)) is not None and asked.ret is not None]
+        chain = explaining(layout, wanted, [asked for _, asked in known])
+        if chain:
+            return next(other for other, asked in known if asked is chain[0])
+        after = applied(layout, wanted)
+        for other, asked in known:
+            rest = [left for _, left in known if left is not asked]
+            if asked.ret != 0 and agrees(layout, asked) and explaining(after, asked, rest) is None:
                 return other
         return None
+
+
+def applied(layout: Layout, done: Region) -> Layout:
+    """Return the layout after a call."""
+    after = dict(layout)
+    if done.ret == 0:
+        apply(after, done)
+    return after
+
+
+def explaining(layout: Layout, wanted: Region, others: list[Region], depth: int = CHAIN_MAX) -> list[Region] | None:
+    """Return the shortest order of other calls after which one's result is possible; [] when it is now, None when none is."""
+    if agrees(layout, wanted):
+        return []
+    best: list[Region] | None = None
+    for other in others if depth else ():
+        if other.ret != 0 or not agrees(layout, other):
+            continue
+        rest = [left for left in others if left is not other]
+        chain = explaining(applied(layout, other), wanted, rest, depth - 1)
+        if chain is not None and (best is None or len(chain) + 1 < len(best)):
+            best = [other, *chain]
+    return best

@@ -59,7 +59,7 @@ def entering(blocks: Sequence[Block]) -> set[int]:
     """Return the threads whose first line in these blocks is the entry of a call: nothing was under way before it."""
     seen: dict[int, bool] = {}
     for row in (row for block in blocks for row in block.rows):
-        if not row[9]:
+        if row[0]:
             seen.setdefault(int(row[0]), False)
         elif (task := task_line(row[9])) is not None and task.tid not in seen:
             seen[task.tid] = isinstance(syscall_of(task.body), SyscallEnter)

@@ -122,6 +122,7 @@ class PairedCalls:
                 self.feed.queue.pull_done(call.entry)
         found = self.feed.slots.used(use.vm, use.gfn)
         if found is not None:
+            self._explain(found, use.time_ns)
             self._commit(found, use.time_ns, None, self.trace_name)
 
     def end(self) -> None:

@@ -17,9 +17,10 @@ _PAGE: Final = (
 )
 _PAGE_EVENT: Final = rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): " + _PAGE + rb"(| new| existing)\n|(.*)\n"
 # comm is right-aligned in 16 columns and has at most 15 bytes, whatever bytes: count columns, never search for a dash.
-_TASK: Final = rb"(?m)^.{16}-(\d{1,10}) +(?:\([ \d-]{7,10}\) )?\[\d{3,5}\] (?:[a-zA-Z.]\S{3,5} )? *(\d{1,12})\.(\d{6}): "
+# Numbers are bounded by what the kernel can print: PID_MAX_LIMIT is 2^22, and times are below 2^63 ns.
+_TASK: Final = rb"(?m)^.{16}-(\d{1,7}) +(?:\([ \d-]{7}\) )?\[\d{3,5}\] (?:[a-zA-Z.]\S{3,5} )? *(\d{1,9}|[1-8]\d{9})\.(\d{6}): "
 # The latency format: comm in 8 columns, CPU and flags without a space between them, microseconds since the trace began.
-_LATENCY_TASK: Final = rb"(?m)^.{8}-(\d{1,10}) +\d{1,5}[a-zA-Z.]\S{3,5} +(\d{1,15})()us.: "
+_LATENCY_TASK: Final = rb"(?m)^.{8}-(\d{1,7}) +\d{1,5}[a-zA-Z.]\S{3,5} +(\d{1,15})()us.: "
 
 PAGE_LINES: Final = re.compile(_TASK + _PAGE_EVENT)
 """One match a line. Groups: tid, seconds, microseconds, event, gfn (hex), level, direct, invalid, made, and the whole line when
@@ -32,11 +33,13 @@ Row = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes
 
 # Any columns: matched from the right, because comm may hold spaces, dashes and brackets.
 _ANY_LINE: Final = re.compile(
-    rb"\s*(?P<comm>.*)-(?P<tid>\d{1,10})\s+(?:\(\s*(?P<tgid>\d{1,10}|-+)\)\s+)?"
+    rb"\s*(?P<comm>.*)-(?P<tid>\d{1,7})\s+(?:\(\s*(?P<tgid>\d{1,7}|-+)\)\s+)?"
     rb"(?:\[\d{1,5}\]\s+(?:[a-zA-Z.]\S{2,6}\s+)?(?P<number>\d{1,20})(?:\.(?P<fraction>\d{1,9}))?"
     rb"|\d{1,5}[a-zA-Z.]\S{2,6}\s+(?P<us>\d{1,15})us.?\s*): +(?P<body>.*?)\r?",
     re.DOTALL,
 )
+SECONDS_MAX: Final = 9_000_000_000
+"""No time of a trace is later than this: it would not fit 63 bits of nanoseconds."""
 _PAGE_BODY: Final = re.compile(
     rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): +" + _PAGE + rb"(| new| existing)\s*"
 )
@@ -46,8 +49,8 @@ _ARGUMENT: Final = re.compile(rb"(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
 # Registers are printed whole; a caller that passed an int has left its sign in the upper half. fs/ioctl.c SYSCALL_DEFINE3(ioctl).
 _UNSIGNED_INTS: Final = frozenset({"fd", "cmd", "fildes", "oldfd", "newfd"})
 _NAMED: Final = re.compile(rb"([A-Za-z_][\w.:]*):(?:\s|$)")
-_LOST: Final = re.compile(rb"\s*CPU:(\d{1,5}) \[LOST (?:(\d{1,20}) )?EVENTS\]\s*")
-_WRITTEN: Final = re.compile(rb"#\s*entries-in-buffer/entries-written: (\d{1,20})/(\d{1,20})")
+_LOST: Final = re.compile(rb"\s*CPU:(\d{1,5}) \[LOST (?:(\d{1,18}) )?EVENTS\]\s*")
+_WRITTEN: Final = re.compile(rb"#\s*entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})")
 
 
 @attrs.frozen
@@ -103,9 +106,10 @@ def _time_ns(match: re.Match[bytes]) -> int | None:
     if match["us"] is not None:
         return int(match["us"]) * 1000
     fraction = match["fraction"]
-    if fraction is None:  # counter and TSC clocks print one number that is no time
+    seconds = int(match["number"])
+    if fraction is None or seconds >= SECONDS_MAX:  # counter and TSC clocks print one number that is no time
         return None
-    return int(match["number"]) * 1_000_000_000 + int(fraction.ljust(9, b"0"))
+    return seconds * 1_000_000_000 + int(fraction.ljust(9, b"0"))
 
 
 def page_row(task: TaskLine) -> Row | None:
