@@ -5,52 +5,60 @@ from typing import Final
 
 from replay.analyses.catalogue import AGREEMENTS
 from replay.analyses.findings import Agreement
+from replay.analyses.hazards import CommonRaces
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step
 from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc
+from replay.header import Header
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CREATE, FLAGS_ONLY, MOVE
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
 from replay.runs import QUERY, REMOVE
 from replay.units import ESRCH
 
-_UNKNOWN: Final = -1
+_WHOLE: Final = -1
+Slots = dict[tuple[int, int], None]  # (as_id, id)
 
 
 class _VmStory:
-    """What happened to one VM so far, as recorded."""
+    """What happened to one VM so far, as recorded. counted: memslots with counters that are not zero and no node to own them."""
 
     def __init__(self) -> None:
         self.nodes = 0
         self.registered = False
         self.rooted = False
         self.as_ids: dict[int, None] = {}
+        self.counted: Slots = {}
 
 
 class Agreements:
     """Watch a replay for the rows of AGREEMENTS."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Lane], header: Header) -> None:
         self._lanes = lanes
         self._found: dict[str, list[int]] = {}
         self._stories: dict[int, _VmStory] = {}
+        self._races = CommonRaces(lanes, header, self._note)
 
     def _note(self, row: str, event: int) -> None:
         self._found.setdefault(row, [0, event])[0] += 1
 
     def step(self, step: Step) -> None:
-        """Take one structural event that all lanes answered alike."""
+        """Take one structural event; where results differ there is no agreement."""
         outcomes = [outcome for outcome in step.outcomes if outcome is not None]
         if not outcomes or any(outcome.ret != outcomes[0].ret for outcome in outcomes):
             return
+        self._races.step(step)
         vm = getattr(step.event, "vm", None)
-        story = self._stories.setdefault(_UNKNOWN if vm is None else vm, _VmStory())
+        story = self._stories.setdefault(_WHOLE if vm is None else vm, _VmStory())
         if isinstance(step.event, MemslotSet):
             self._memslot(step.event, step.number, outcomes, story)
         elif isinstance(step.event, NotifierRegister):
             self._register(step.number, outcomes[0], story)
         elif isinstance(step.event, NotifierUnregister):
             story.nodes = max(0, story.nodes - 1)
+            if not story.nodes:
+                story.counted = self._counted(step.event.vm)
         elif isinstance(step.event, ShadowRootAlloc) and outcomes[0].ret == 0:
             if story.registered and not story.rooted:
                 self._note("D6", step.number)
@@ -68,13 +76,16 @@ class Agreements:
                 self._note("D34", number)
         elif change == FLAGS_ONLY:
             self._note("D20", number)
-        elif change == MOVE and all(self._counts_lost(event, lane) for lane in self._lanes):
+        elif change == MOVE and (event.slot >> 16, event.slot & 0xFFFF) in story.counted and not story.nodes:
             self._note("D15", number)
 
-    def _counts_lost(self, event: MemslotSet, lane: Lane) -> bool:
-        """Tell whether the last MOVE dropped counters: the driver's own table still holds gfns that the new array has not."""
-        vm = lane.machine.vms.get(event.vm)
-        return vm is not None and bool(vm.external_adds) and not vm.nodes
+    def _counted(self, number: int) -> Slots:
+        """Return the memslots with counters in every lane: after the last node left, nobody takes them back."""
+        found: list[Slots] = []
+        for lane in self._lanes:
+            vm = lane.machine.vms.get(number)
+            found.append({} if vm is None else {slot.key: None for slot in vm.slots() if slot.arch.counts})
+        return {key: None for key in found[0] if all(key in slots for slots in found)}
 
     def _register(self, number: int, outcome: Outcome, story: _VmStory) -> None:
         if outcome.ret == -ESRCH:
@@ -90,31 +101,40 @@ class Agreements:
         first = step.outcomes[0]
         if any((outcome.log, outcome.rets) != (first.log, first.rets) for outcome in step.outcomes):
             return
-        for row, kind in enumerate(step.run.kind):
-            story = self._stories.get(step.run.vm[row])
-            if kind == QUERY:
-                self._query(step, row, story)
-            elif kind == REMOVE and story is not None and story.registered and not story.nodes:
-                self._note("D13", step.first + row)
+        for kind in (QUERY, REMOVE):
+            rows = [row for row, one in enumerate(step.run.kind) if one == kind] if kind in step.run.kind else []
+            for row in rows:
+                story = self._stories.get(step.run.vm[row])
+                if kind == QUERY:
+                    self._query(step, row, story)
+                elif story is not None and story.registered and not story.nodes:
+                    self._note("D13", step.first + row)
 
     def _query(self, step: RunStep, row: int, story: _VmStory | None) -> None:
-        if step.run.as_id[row]:
+        if step.run.as_id[row] and self._tracked_in_0(step.run.vm[row], step.run.gfn[row]):
             self._note("D35", step.first + row)
         elif story is None or not (story.registered or story.rooted):
             self._note("D22", step.first + row)
 
+    def _tracked_in_0(self, number: int, gfn: int) -> bool:
+        vm = self._lanes[0].machine.vms.get(number)
+        slot = None if vm is None else vm.spaces[0].by_gfn(gfn)
+        return slot is not None and slot.arch.counts.get(gfn - slot.base_gfn, 0) > 0
+
     def finish(self) -> tuple[Agreement, ...]:
         """Return what was noted, in catalogue order."""
         if all(not lane.profile.tdp for lane in self._lanes):
-            self._found["D26"] = [1, _UNKNOWN]
+            self._found["D26"] = [1, _WHOLE]
         if all(not lane.profile.config_external_write_tracking for lane in self._lanes):
-            self._found["D27"] = [1, _UNKNOWN]
+            self._found["D27"] = [1, _WHOLE]
         return tuple(
             Agreement(
                 catalogue=row,
                 count=self._found[row][0],
-                first_event=None if self._found[row][1] == _UNKNOWN else self._found[row][1],
-                text=f"{rule.title}: {rule.explanation}",
+                first_event=None if self._found[row][1] == _WHOLE else self._found[row][1],
+                title=rule.title,
+                text=rule.explanation,
+                source=rule.source,
             )
             for row, rule in AGREEMENTS.items()
             if row in self._found

@@ -9,24 +9,32 @@ from typing import Final
 
 import attrs
 
-from replay.analyses.catalogue import RULES
+from replay.analyses.aspects import aspects_of
+from replay.analyses.catalogue import Rule
 from replay.analyses.context import Where, slot_text
 from replay.analyses.findings import BYTES_ONLY, Finding, Side
 from replay.kvm.allocator import GFN_WRITE_TRACK, SLOT, Allocation
 from replay.kvm.machine import Outcome
+from replay.kvm.memslot import Memslot
 from replay.kvm.uapi import KVM_USER_MEM_SLOTS
-from replay.units import bytes_text
+from replay.units import ENOMEM, bytes_text
 
 WHOLE_SLOT: Final = "all arrays"
 Key = tuple[int, int, int, str]  # vm, as_id, slot id, array
 
+_FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D5", "D9")}
+"""Events that allocate for all memslots -> row when they succeed, row when they fail on the way."""
+
 
 @attrs.define
 class Episode:
-    """One array kind of one memslot that the lanes do not have alike."""
+    """One array kind of one memslot that the lanes do not have alike; bytes: the other lane's less the reference lane's."""
 
     key: Key
     opened: Where
+    site: str
+    base_gfn: int | None
+    npages: int | None
     after_failure: bool
     recreated: bool
     count: int = 0
@@ -47,28 +55,54 @@ class Episode:
             self.most = (self.nominal, self.charged, self.real)
 
 
+@attrs.frozen
+class End:
+    """How an episode ended: the event, and the function by which the lane that lacked the array got it ("": it was freed)."""
+
+    at: Where
+    filled_by: str
+    failed: bool
+
+
+@attrs.frozen
+class Surroundings:
+    """What the tracker asks of its pair.
+
+    row_rule: the catalogue row that stands, and its rule. parted_row: row of what parted the lanes in a VM, for memslots that
+    only one of them has. find_slot: a memslot by VM, address space and id.
+    """
+
+    names: tuple[str, str]
+    emit: Callable[[Finding], object]
+    row_rule: Callable[[str], tuple[str, Rule]]
+    parted_row: Callable[[int | None], str]
+    find_slot: Callable[[int, int, int], Memslot | None]
+
+
 class ArrayTracker:
     """Follow the arrays of one pair of lanes."""
 
-    def __init__(self, names: tuple[str, str], emit: Callable[[Finding], None], parted_row: Callable[[int | None], str]) -> None:
-        """parted_row: catalogue row of what parted the lanes in a VM, for memslots that only one of them has."""
-        self._names = names
-        self._emit = emit
-        self._parted_row = parted_row
+    def __init__(self, pair: Surroundings) -> None:
+        self._pair = pair
         self._open: dict[Key, Episode] = {}
         self._seen: dict[Key, int] = {}
         self._parted: dict[tuple[int, int, int], None] = {}
         self._failing = False
-        self._failed: dict[int, None] = {}  # VMs whose last registration or first root failed in one of the lanes
+        self._failed: dict[int, None] = {}  # VMs whose last registration or first root ran out of memory in one of the lanes
 
     def step(self, at: Where, reference: Outcome | None, other: Outcome | None) -> None:
         """Take one event's allocations and frees in both lanes."""
-        self._failing = any(o is not None and o.ret is not None and o.ret < 0 for o in (reference, other))
+        self._failing = _out_of_memory(reference) or _out_of_memory(other)
         taken_a, freed_a = _arrays(reference)
         taken_b, freed_b = _arrays(other)
         if _shape(taken_a) != _shape(taken_b) or _shape(freed_a) != _shape(freed_b):
             self._differ(at, (taken_a, freed_a, taken_b, freed_b))
         self._note_failure(at, reference, other)
+
+    def origin(self, vm: int | None, slot: tuple[int, int] | None = None) -> Where | None:
+        """Return where the lanes first parted in the write tracking that a VM has now, or one memslot; None when they did not."""
+        keys = [key for key in self._open if key[0] == vm and key[3] == GFN_WRITE_TRACK and (slot is None or key[1:3] == slot)]
+        return min((self._open[key].opened for key in keys), key=lambda at: at.event, default=None)
 
     def _differ(self, at: Where, lists: tuple[list[Allocation], ...]) -> None:
         touched: dict[Key, None] = {}
@@ -77,8 +111,8 @@ class ArrayTracker:
             for allocation in allocations:
                 key = self._key(allocation)
                 touched[key] = None
-                self._episode(key, at).change(allocation, sign)
-        allocated = {self._key(a) for a in (*lists[0], *lists[2])}
+                self._episode(key, at, allocation).change(allocation, sign)
+        sites = {self._key(a): a.site for a in (*lists[0], *lists[2])}
         freed = {self._key(a) for a in (*lists[1], *lists[3])}
         for key in touched:
             episode = self._open[key]
@@ -86,8 +120,9 @@ class ArrayTracker:
                 del self._open[key]
                 self._parted.pop(key[:3], None)
                 if episode.opened.event != at.event:
-                    self._emit(self._finding(episode, at, filled=key in allocated and key not in freed))
-            elif key in allocated and key in freed:
+                    filled_by = "" if key in freed else sites.get(key, "")
+                    self._pair.emit(self._finding(episode, End(at, filled_by, self._failing)))
+            elif key in sites and key in freed:
                 episode.moves += 1
 
     def _note_parted(self, lists: tuple[list[Allocation], ...]) -> None:
@@ -103,52 +138,52 @@ class ArrayTracker:
         slot = (allocation.vm, allocation.as_id, allocation.slot_id)
         return (*slot, WHOLE_SLOT if slot in self._parted else allocation.array)
 
-    def _episode(self, key: Key, at: Where) -> Episode:
+    def _episode(self, key: Key, at: Where, allocation: Allocation) -> Episode:
         found = self._open.get(key)
         if found is None:
             again = self._seen.get(key, 0)
             self._seen[key] = again + 1
-            found = self._open[key] = Episode(key, at, key[0] in self._failed, bool(again))
+            slot = self._pair.find_slot(*key[:3])
+            base, npages = (None, None) if slot is None else (slot.base_gfn, slot.npages)
+            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, bool(again))
+            self._open[key] = found
         return found
 
     def _note_failure(self, at: Where, reference: Outcome | None, other: Outcome | None) -> None:
-        if at.kind not in {"notifier.register", "shadow_root.alloc"} or at.vm is None:
+        if at.kind not in _FILLED_BY or at.vm is None:
             return
-        rets = [outcome.ret for outcome in (reference, other) if outcome is not None and outcome.ret is not None]
-        if any(ret < 0 for ret in rets):
+        if _out_of_memory(reference) or _out_of_memory(other):
             self._failed[at.vm] = None
-        elif rets:
+        elif any(outcome is not None and outcome.ret == 0 for outcome in (reference, other)):
             self._failed.pop(at.vm, None)
 
     def finish(self) -> None:
         """Report the episodes that the recording leaves open."""
         for episode in self._open.values():
-            self._emit(self._finding(episode, None, filled=False))
+            self._pair.emit(self._finding(episode, None))
         self._open.clear()
 
-    def _finding(self, episode: Episode, end: Where | None, *, filled: bool) -> Finding:
+    def _finding(self, episode: Episode, end: End | None) -> Finding:
         vm, as_id, slot, array = episode.key
-        more = episode.most[0] > 0
-        holder, lacker = (self._names[1], self._names[0]) if more else self._names
-        row = self._parted_row(vm) if array == WHOLE_SLOT else _row(episode, end, filled=filled, failed=self._failing)
-        rule = RULES[row]
-        sides = {
-            name: Side(lane=name, did=did)
-            for name, did in zip((holder, lacker), _did(array, abs(episode.most[0]), as_id, slot), strict=True)
-        }
-        explanation = rule.explanation
-        if filled and end is not None and end.pid is not None and episode.opened.pid not in {None, end.pid}:
-            explanation += f" Charged to process {end.pid} instead of {episode.opened.pid} (D28)."
+        names = self._pair.names
+        holder, lacker = (names[1], names[0]) if episode.most[0] > 0 else names
+        row = self._pair.parted_row(vm) if array == WHOLE_SLOT else _row(episode, end)
+        row, rule = self._pair.row_rule(row)
+        sides = {side.lane: side for side in _sides(episode, end, holder, lacker)}
+        filled = end is not None and bool(end.filled_by)
         return Finding(
             event=episode.opened.event,
             kind=episode.opened.kind,
             place=episode.opened.place,
             divergence=BYTES_ONLY,
             catalogue=row,
+            title=rule.title,
             vm=vm,
             as_id=as_id,
             slot=slot,
-            sides=(sides[self._names[0]], sides[self._names[1]]),
+            base_gfn=episode.base_gfn,
+            npages=episode.npages,
+            sides=(sides[names[0]], sides[names[1]]),
             nominal_bytes=episode.most[0],
             charged_bytes=episode.most[1],
             real_bytes=episode.most[2],
@@ -156,19 +191,27 @@ class ArrayTracker:
             root_cause=_cause(array, holder, lacker),
             behind_horizon=array == WHOLE_SLOT,
             visible="in memory accounting only: /proc/vmallocinfo, memory cgroup of the task",
-            converged_event=None if end is None else end.event,
-            converged=_ending(end, lacker, filled=filled),
-            explanation=explanation,
+            converged_event=None if end is None else end.at.event,
+            converged=_ending(end, lacker),
+            aspects=aspects_of(row, sides[holder], sides[lacker], episode.moves) if filled or episode.moves else (),
+            explanation=rule.explanation,
             source=rule.source,
         )
 
 
-def _did(array: str, nominal_bytes: int, as_id: int, slot: int) -> tuple[str, str]:
+def _sides(episode: Episode, end: End | None, holder: str, lacker: str) -> tuple[Side, Side]:
     """Say what the lane that has the memory has, and what the other one has not."""
-    name, size = slot_text(as_id, slot), bytes_text(nominal_bytes)
+    _vm, as_id, slot, array = episode.key
+    name, size, at = slot_text(as_id, slot), bytes_text(abs(episode.most[0])), episode.opened
     if array == WHOLE_SLOT:
-        return f"has {name}, with {size} of arrays", f"has no {name}"
-    return f"{size} of {array} for {name}", f"no {array} for it"
+        has = Side(lane=holder, did=f"{name} with {size} of arrays, {at.kind}", event=at.event, kind=at.kind, task=at.task)
+        return has, Side(lane=lacker, did=f"no {name}")
+    has = Side(lane=holder, did=f"{size} of {array}, {at.kind}", event=at.event, kind=at.kind, site=episode.site, task=at.task)
+    if end is None or not end.filled_by:
+        return has, Side(lane=lacker, did=f"no {array}")
+    late = end.at
+    did = f"the same, {late.kind}"
+    return has, Side(lane=lacker, did=did, event=late.event, kind=late.kind, site=end.filled_by, task=late.task)
 
 
 def _cause(array: str, holder: str, lacker: str) -> str:
@@ -177,33 +220,33 @@ def _cause(array: str, holder: str, lacker: str) -> str:
     return f"{holder} allocates {array} here, {lacker} does not"
 
 
-def _ending(end: Where | None, lacker: str, *, filled: bool) -> str:
+def _ending(end: End | None, lacker: str) -> str:
     if end is None:
         return "not in this recording"
-    if filled:
-        return f"{lacker} allocates it too ({end.kind})"
-    return f"freed ({end.kind})"
+    return f"{lacker} allocates it too ({end.at.kind})" if end.filled_by else f"freed ({end.at.kind})"
 
 
-_FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D5", "D9")}
-
-
-def _row(episode: Episode, end: Where | None, *, filled: bool, failed: bool) -> str:
-    """Return the catalogue row of an episode, '' for none. failed: the event that ends it failed."""
+def _row(episode: Episode, end: End | None) -> str:
+    """Return the catalogue row of an episode, '' for none."""
     _vm, _as_id, slot, array = episode.key
+    filled_by = end.at.kind if end is not None and end.filled_by else ""
     if array != GFN_WRITE_TRACK:
         return "D9" if episode.opened.kind == "shadow_root.alloc" else ""
-    if episode.opened.kind in _FILLED_BY and not filled:
+    if episode.opened.kind in _FILLED_BY and not filled_by:
         return _FILLED_BY[episode.opened.kind][1]
     if slot >= KVM_USER_MEM_SLOTS:
         return "D19"
     if episode.after_failure:
         return "D10"
-    if filled and end is not None and end.kind in _FILLED_BY:
-        return _FILLED_BY[end.kind][int(failed)]
+    if end is not None and filled_by in _FILLED_BY:
+        return _FILLED_BY[filled_by][int(end.failed)]
     if episode.moves:
         return "D16"
     return "D31" if episode.recreated else "D1"
+
+
+def _out_of_memory(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.ret == -ENOMEM
 
 
 def _arrays(outcome: Outcome | None) -> tuple[list[Allocation], list[Allocation]]:

@@ -25,49 +25,50 @@ RULES: Final[dict[str, Rule]] = {
     "D1": Rule(
         "write tracking allocated with the memslot, and never needed",
         "Eager allocates gfn_write_track, 2 bytes a guest page, with the memslot; on-demand does so only when a notifier is "
-        "registered or a shadow root is loaded, which did not happen while the slot lived.",
+        "registered or a shadow root is loaded, which did not happen while the memslot lived.",
         f"{_PT} kvm_page_track_create_memslot() [6.1, 6.12]; {_MERGE}",
     ),
     "D2": Rule(
         "allocation moved to the first notifier registration",
-        "On-demand allocates the arrays of all slots inside kvm_page_track_register_notifier(): from here on both lanes have them. "
-        "They are charged to the task that opens the vGPU and zeroed there, under slots_arch_lock.",
+        "Eager allocates gfn_write_track with each memslot, on-demand for all memslots at once inside the first "
+        "kvm_page_track_register_notifier(): from there on both have the same arrays.",
         f"{_PT} kvm_enable_external_write_tracking() [6.12]; {_MERGE}",
     ),
     "D5": Rule(
         "allocation moved to the first shadow root",
-        "On-demand allocates the arrays, with the rmaps, when the first shadow root is loaded: inside KVM_RUN, charged to the vCPU.",
+        "Eager allocates gfn_write_track with each memslot, on-demand together with the rmaps when the first shadow root is loaded, "
+        "inside KVM_RUN: from there on both have the same arrays.",
         "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc() [6.1, 6.12]",
     ),
     "D7": Rule(
         "-ENOMEM moved",
         "The allocation that fails in KVM_SET_USER_MEMORY_REGION under eager is made later under on-demand: the memslot is created, and "
-        "the failure comes from opening the vGPU or from KVM_RUN, where userspace can retry.",
+        "while memory is short the failure comes from opening the vGPU or from KVM_RUN, where userspace can try again.",
         f"arch/x86/kvm/x86.c kvm_alloc_memslot_metadata(); {_PT} kvm_page_track_register_notifier() [6.12]; {_MERGE}",
     ),
     "D8": Rule(
-        "arrays kept after a failed registration",
-        "A registration that runs out of memory keeps the arrays that it made, in id-hash order, and sets no flag; the next "
-        "registration allocates only the rest. They are freed with their slots.",
+        "first registration that runs out of memory",
+        "Under on-demand a registration can fail with -ENOMEM. It keeps the arrays that it made, in id-hash order, links no node and sets "
+        "no flag; the next registration allocates only the rest. What is kept is freed with its memslots.",
         f"{_PT} kvm_enable_external_write_tracking() [6.12]",
     ),
     "D9": Rule(
-        "arrays kept after a failed first shadow root",
-        "A first shadow root that runs out of memory keeps what earlier slots got: rmaps alone under eager, rmaps and write tracking "
-        "under on-demand. The next KVM_RUN goes on there.",
+        "first shadow root that runs out of memory",
+        "A first shadow root that runs out of memory keeps what earlier memslots got and sets no flag: rmaps alone under eager, rmaps and "
+        "write tracking under on-demand. The next KVM_RUN goes on there.",
         "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc() [6.1, 6.12]",
     ),
     "D10": Rule(
-        "slot created after a failed registration",
-        "The failed registration left write tracking disabled under on-demand, so a new slot gets no array, beside older ones that "
-        "have theirs; the next registration covers it.",
+        "memslot created after a failed registration or shadow root",
+        "The failure left write tracking disabled under on-demand, so a new memslot gets no array, beside older ones that have theirs; the "
+        "next registration or shadow root covers it.",
         f"{_PT} kvm_page_track_write_tracking_enabled() [6.12]",
     ),
     "D11": Rule(
         "tracking without a registration kills the VM",
-        "kvm_write_track_add_gfn() finds write tracking disabled: KVM_BUG_ON marks the VM dead, the call still returns 0, and every later "
-        "ioctl is -EIO. Under eager the array is there and the gfn is tracked. No in-tree user does this: it is a driver bug that "
-        "only on-demand turns into a dead VM.",
+        "kvm_write_track_add_gfn() finds write tracking disabled under on-demand: KVM_BUG_ON marks the VM dead, the call still returns 0, "
+        "and every later ioctl is -EIO. Under eager the array is there and the gfn is tracked. No in-tree user does this: it is a driver "
+        "bug that only on-demand turns into a dead VM.",
         f"{_PT} __kvm_write_track_add_gfn() KVM_BUG_ON [6.6 and later]; seen on 6.12.117",
     ),
     "D12": Rule(
@@ -83,12 +84,13 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "D16": Rule(
         "write tracking carried through a MOVE",
-        "A MOVE allocates fresh arrays before it frees the old ones: eager has write tracking twice for a moment, on-demand not at all.",
+        "A MOVE allocates fresh arrays before it frees the old ones: eager holds write tracking twice for a moment, on-demand not at all.",
         "virt/kvm/kvm_main.c kvm_set_memslot(), arch/x86/kvm/x86.c kvm_arch_commit_memory_region() [6.1, 6.12]",
     ),
     "D17": Rule(
         "tracking dropped by a memslot change that failed",
-        "Up to 6.5 notifiers are told to drop a slot's tracking before prepare can fail: the slot survives, its tracking does not.",
+        "Up to 6.5 notifiers are told to drop what they track in a memslot before its MOVE can fail: the memslot survives, its tracking "
+        "does not. From 6.6 on the MOVE is refused before anything is dropped.",
         f"{_PT} kvm_page_track_flush_slot() [6.1]; virt/kvm/kvm_main.c kvm_set_memslot()",
     ),
     "D19": Rule(
@@ -99,20 +101,9 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "D23": Rule(
         "registration from another mm",
-        "From 6.6 on registration is refused with -ESRCH before anything is allocated; up to 6.5 KVM does not check.",
+        "From 6.6 on a registration from another mm is refused with -ESRCH before anything is allocated; up to 6.5 KVM does not check (the "
+        "in-tree user, KVMGT, checks by itself).",
         f"{_PT} kvm_page_track_register_notifier() [6.6 and later]",
-    ),
-    "D25": Rule(
-        "two registrations at once",
-        "Two first registrations overlap in time: one allocates under slots_arch_lock, the other waits and finds the flag set. Both link "
-        "their nodes; nothing is allocated twice.",
-        f"{_PT} kvm_enable_external_write_tracking() [6.12]",
-    ),
-    "D28": Rule(
-        "another memory cgroup pays",
-        "The arrays are charged to the task that allocates them: the caller of KVM_SET_USER_MEMORY_REGION under eager, the task that opens "
-        "the vGPU or runs the vCPU under on-demand. Limits and the OOM killer's choice move with it.",
-        "mm/vmalloc.c GFP_KERNEL_ACCOUNT, __vcalloc() callers [6.1, 6.12]",
     ),
     "D31": Rule(
         "write tracking allocated anew at each re-creation",
@@ -134,14 +125,44 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "H3": Rule(
         "MOVE beside a registration (candidate)",
-        "The check for external users in a MOVE takes no lock and a node is linked after slots_arch_lock is dropped, so a MOVE can "
-        "complete with a node attached: its counters are lost and a later removal underflows. Under on-demand the first registration "
-        "waits for the MOVE.",
+        "A MOVE tests for notifiers without a lock that registration holds, so under eager it can complete with a node attached: counters "
+        "are lost and a later removal underflows. Under on-demand the first registration waits for slots_arch_lock, and so for the MOVE; "
+        "what is left is the moment between dropping that lock and linking the node.",
         "arch/x86/kvm/x86.c kvm_arch_prepare_memory_region() [6.6 and later]; seen on 6.12.117",
     ),
-    "": Rule("unexplained", "No rule of the catalogue explains it: please report the recording.", "none"),
 }
 """Rules for findings, by catalogue row."""
+
+HOLDS_VM: Final = Rule(
+    "notifier that outlives the VM's file descriptors",
+    "From 6.6 on each registered notifier holds a reference to the VM: it is freed when the last node is unregistered. Up to 6.5 it "
+    "goes with its last file descriptor.",
+    f"{_PT} kvm_page_track_register_notifier() kvm_get_kvm() [6.6 and later]",
+)
+UNEXPLAINED: Final = Rule("unexplained", "No rule of the catalogue explains it: please report the recording.", "none")
+
+ASPECTS: Final[dict[str, Rule]] = {
+    "D16": RULES["D16"],
+    "D28": Rule(
+        "another task is charged",
+        "The arrays are charged to the memory cgroup of the task that allocates them: the caller of KVM_SET_USER_MEMORY_REGION under "
+        "eager, the task that opens the vGPU or runs the vCPU under on-demand. Limits and the OOM killer's choice move with it.",
+        "mm/vmalloc.c __vmalloc_area_node() GFP_KERNEL_ACCOUNT; mm/util.c __vcalloc() [6.1, 6.12]",
+    ),
+    "D29": Rule(
+        "zeroing moves to another call",
+        "Allocating and zeroing takes its time inside the memslot call under eager, under on-demand for all memslots at once inside the "
+        "vGPU open or KVM_RUN, with slots_arch_lock held: memslot calls wait that long.",
+        f"{_PT} kvm_enable_external_write_tracking() [6.12]; arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc()",
+    ),
+    "D30": Rule(
+        "another symbol in /proc/vmallocinfo",
+        "The arrays show under the function that allocates them, so a live dump tells which policy a kernel has.",
+        f"{_PT} kvm_page_track_create_memslot(), kvm_page_track_write_tracking_alloc(), kvm_page_track_register_notifier(); seen on 6.1.192, "
+        "6.12.117",
+    ),
+}
+"""Rows that findings show beside their own."""
 
 AGREEMENTS: Final[dict[str, Rule]] = {
     "D3": Rule(
@@ -156,7 +177,7 @@ AGREEMENTS: Final[dict[str, Rule]] = {
     ),
     "D6": Rule(
         "first shadow root after a registration",
-        "the root allocates rmaps only, write tracking is there already",
+        "write tracking is there already: the root allocates rmaps only, and nothing without the TDP MMU",
         "arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc()",
     ),
     "D13": Rule(
@@ -194,6 +215,12 @@ AGREEMENTS: Final[dict[str, Rule]] = {
         "-ESRCH in every lane, before anything is allocated",
         f"{_PT} kvm_page_track_register_notifier() [6.6 and later]",
     ),
+    "D25": Rule(
+        "two registrations at once",
+        "under on-demand the first one allocates under slots_arch_lock, the other waits and finds the flag set; in every lane both nodes "
+        "are linked and nothing is allocated twice",
+        f"{_PT} kvm_enable_external_write_tracking() [6.12]",
+    ),
     "D26": Rule(
         "two-dimensional paging is off (tdp=0)",
         "every VM is shadow-paged, so write tracking is enabled from the start and every lane allocates it with each memslot",
@@ -213,6 +240,24 @@ AGREEMENTS: Final[dict[str, Rule]] = {
         "SMM read of a gfn tracked in address space 0",
         "whether the other address space is looked at depends on the release, not on the policy: every lane answers alike",
         f"{_PT} kvm_gfn_is_write_tracked(); 0f38453cdb2e and its backports 6.1.187, 6.6.156, 6.12.108, 6.18.49",
+    ),
+    "H1'": Rule(
+        "DELETE or MOVE beside the first shadow root (candidate)",
+        "the old slot object is flushed before its arrays are refreshed, so it can be walked for rmaps that it has not got; not write "
+        "tracking, and the same in every lane. Only where memslot changes do not zap all shadow pages",
+        "virt/kvm/kvm_main.c kvm_invalidate_memslot(), arch/x86/kvm/mmu/mmu.c kvm_arch_flush_shadow_memslot() [6.12]",
+    ),
+    "H3": Rule(
+        "MOVE beside a later registration (candidate)",
+        "write tracking is enabled already, so no lane waits: the MOVE can complete with the node attached, counters are lost and a later "
+        "removal underflows",
+        "arch/x86/kvm/x86.c kvm_arch_prepare_memory_region() [6.6 and later]",
+    ),
+    "H4": Rule(
+        "two vGPUs of one VM opened at once (candidate)",
+        "KVMGT looks for another vGPU of the VM before it marks its own, so both opens can pass where one should be -EEXIST; both register, "
+        "in every lane",
+        "drivers/gpu/drm/i915/gvt/kvmgt.c intel_vgpu_open_device() [6.12]",
     ),
 }
 """Rules for places where the lanes agree although one might not expect it."""

@@ -11,7 +11,7 @@ import attrs
 from replay.analyses.agreements import Agreements
 from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonReport, LaneReport, PairReport, VmBytes, bytes_of
 from replay.analyses.exposure import ExposureTally
-from replay.analyses.findings import CLASSES, ClassCount, strength
+from replay.analyses.findings import CLASSES, strength
 from replay.analyses.hazards import Hazards
 from replay.analyses.pair import Pair
 from replay.analyses.uncertainty import Doubts
@@ -76,9 +76,9 @@ class Comparison:
         self.lanes = list(lanes)
         header = stream.header
         self._pairs = [Pair(lanes[0], other, header) for other in lanes[1:]]
-        self._hazards = [Hazards(pair.reference, pair.other, header, pair.take) for pair in self._pairs]
-        self._doubts = Doubts(lanes, header.machine.tdp)
-        self._agreements = Agreements(lanes)
+        self._hazards = [Hazards((pair.reference, pair.other), header, pair.ledger.add) for pair in self._pairs]
+        self._doubts = Doubts(lanes, header.machine)
+        self._agreements = Agreements(lanes, header)
         self._exposures = [ExposureTally() for _ in lanes]
         self._checked = [0] * len(lanes)
         self._census = _Census()
@@ -116,7 +116,6 @@ class Comparison:
             )
         for pair in self._pairs:
             pair.finish()
-        trailer, warnings = self._stream.trailer(), self._stream.warnings()
         draft = CompareReport(
             title=self._stream.header.title,
             events=self._census.events,
@@ -127,7 +126,7 @@ class Comparison:
             lanes=tuple(self._lane(index) for index in range(len(self.lanes))),
             pairs=tuple(_pair_report(pair) for pair in self._pairs),
             agreements=self._agreements.finish(),
-            uncertainties=self._doubts.finish(self.lanes, trailer, warnings),
+            uncertainties=self._doubts.finish(self._stream.trailer()),
         )
         return conclude(draft)
 
@@ -165,15 +164,8 @@ class Comparison:
 
 
 def _pair_report(pair: Pair) -> PairReport:
-    counts: dict[str, ClassCount] = {}
-    for finding in pair.findings:
-        name = finding.divergence
-        old = counts.get(name) or ClassCount(divergence=name, count=0, behind_horizon=0, first_event=finding.event)
-        behind = int(finding.behind_horizon)
-        counts[name] = attrs.evolve(old, count=old.count + 1 - behind, behind_horizon=old.behind_horizon + behind)
-    for name, (omitted,) in pair.counts.items():
-        counts[name] = attrs.evolve(counts[name], count=counts[name].count + omitted)
-    found = [name for name, count in counts.items() if count.count]
+    counts = pair.ledger.counts()
+    found = [count.divergence for count in counts if count.count]
     strongest = max(found, key=strength, default="")
     above = [name for name in CLASSES if name not in found and (not strongest or strength(name) > strength(strongest))]
     return PairReport(
@@ -181,9 +173,9 @@ def _pair_report(pair: Pair) -> PairReport:
         other=pair.other.name,
         strongest=strongest,
         ruled_out=", ".join(above),
-        classes=tuple(counts[name] for name in CLASSES if name in counts),
-        findings=tuple(pair.findings),
-        findings_omitted=sum(omitted for (omitted,) in pair.counts.values()),
+        classes=counts,
+        findings=pair.ledger.findings(),
+        findings_omitted=pair.ledger.omitted,
     )
 
 

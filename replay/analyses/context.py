@@ -1,10 +1,8 @@
-"""Say which event is looked at: its number, kind and place in the trace."""
-
-from collections.abc import Callable
+"""Say which event is looked at: its number, kind, task and place in the trace."""
 
 import attrs
 
-from replay.events import Event
+from replay.events import Event, Task
 from replay.events.base import Source
 from replay.header import Header
 from replay.units import ret_text
@@ -12,13 +10,13 @@ from replay.units import ret_text
 
 @attrs.frozen
 class Where:
-    """An event as findings name it. pid: of the task that did it, None when not known."""
+    """An event as findings name it. task: who did it, None when not known."""
 
     event: int
     kind: str
     place: str
     vm: int | None = None
-    pid: int | None = None
+    task: Task | None = None
 
 
 def place_of(header: Header, source: Source | None) -> str:
@@ -35,11 +33,7 @@ def place_of(header: Header, source: Source | None) -> str:
 
 def where(header: Header, event: Event, number: int) -> Where:
     """Return how findings name an event."""
-    pid = None if event.task is None else event.task.pid
-    return Where(number, event.KIND, place_of(header, event.source), getattr(event, "vm", None), pid)
-
-
-Emit = Callable[..., None]
+    return Where(number, event.KIND, place_of(header, event.source), getattr(event, "vm", None), event.task)
 
 
 def slot_text(as_id: int, slot: int) -> str:
@@ -49,6 +43,15 @@ def slot_text(as_id: int, slot: int) -> str:
     'slot 3 as 0'
     """
     return f"slot {slot} as {as_id}"
+
+
+def task_text(task: Task) -> str:
+    """Name a task: a process, or one of its threads.
+
+    >>> task_text(Task(7, 7)), task_text(Task(7, 9))
+    ('process 7', 'thread 9 of process 7')
+    """
+    return f"process {task.pid}" if task.pid == task.tid else f"thread {task.tid} of process {task.pid}"
 
 
 def result_text(ret: int | None, why: str) -> str:

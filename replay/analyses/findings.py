@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from replay.events.base import enum, flag, sint, text, uint, values
+from replay.events.base import Task, enum, flag, sint, text, uint, value, values
 
 BYTES_ONLY: Final = "bytes-only"
 ENOMEM_MOVED: Final = "enomem-moved"
@@ -47,11 +47,23 @@ def strength(name: str) -> int:
 
 @attrs.frozen(kw_only=True)
 class Side:
-    """What one lane did."""
+    """What one lane did. event, kind, site and task say where, when the lanes do the same thing in different places."""
 
     lane: str = text("name of the lane", length_max=128)
     ret: int | None = sint("result of the call in this lane", optional=True)
     did: str = text("what happened, in words", length_max=1024)
+    event: int | None = uint("event at which this lane does it; null: at none", optional=True)
+    kind: str = text("kind of that event", default="", length_max=64)
+    site: str = text("kernel function that allocates, as /proc/vmallocinfo names it", default="", length_max=64)
+    task: Task | None = value("task in which it allocates, and whose memory cgroup is charged", Task)
+
+
+@attrs.frozen(kw_only=True)
+class Aspect:
+    """One more row of the divergence catalogue that a finding shows beside its own."""
+
+    catalogue: str = text("row of the divergence catalogue", length_max=16)
+    text: str = text("what it is here", length_max=1024)
 
 
 @attrs.frozen(kw_only=True)
@@ -63,9 +75,12 @@ class Finding:
     place: str = text("place of that event in its trace, 'file:line'", default="", length_max=300)
     divergence: str = enum("class of the divergence", *CLASSES)
     catalogue: str = text("row of the divergence catalogue that it is an instance of, empty for none", default="", length_max=16)
+    title: str = text("what it is, in a few words", length_max=256)
     vm: int | None = uint("number of the VM", bits=32, optional=True)
     as_id: int | None = uint("address space of the memslot", bits=8, optional=True)
     slot: int | None = uint("id of the memslot", bits=16, optional=True)
+    base_gfn: int | None = uint("first gfn of the memslot", unit="gfn", optional=True)
+    npages: int | None = uint("size of the memslot", unit="pages", optional=True)
     sides: tuple[Side, ...] = values("what each of the two lanes did", Side, length_max=2)
     nominal_bytes: int = sint("bytes that the other lane has more (negative: less), as the code asks for them", default=0)
     charged_bytes: int = sint("the same as charged to the memory cgroup: whole pages", default=0)
@@ -77,6 +92,7 @@ class Finding:
     converged_event: int | None = uint("event from which the lanes agree again; null: not in this recording", optional=True)
     converged: str = text("why they agree again, or not", default="", length_max=1024)
     behind_horizon: bool = flag("a recorded result already differs before it: userspace would have acted otherwise")
+    aspects: tuple[Aspect, ...] = values("further rows of the catalogue that it shows", Aspect, length_max=16)
     explanation: str = text("what it means", length_max=2048)
     source: str = text("kernel source of the rule", length_max=1024)
 
@@ -88,7 +104,7 @@ class ClassCount:
     divergence: str = enum("class of the divergence", *CLASSES)
     count: int = uint("findings of this class before any horizon")
     behind_horizon: int = uint("findings of this class behind a horizon", default=0)
-    first_event: int = uint("event of the first one")
+    first_event: int = uint("event of the first one; of those before any horizon if there are")
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +117,7 @@ class Uncertainty:
     vm: int | None = uint("VM that it concerns; null: any", bits=32, optional=True)
     advice: str = text("what to do about it", default="", length_max=1024)
     matters: bool = flag("it can change the answer: the verdict is 'cannot tell'", default=True)
+    affects: str = enum("what can not be told because of it", "everything", "shadow_pages", default="everything")
 
 
 @attrs.frozen(kw_only=True)
@@ -110,4 +127,6 @@ class Agreement:
     catalogue: str = text("row of the divergence catalogue", length_max=16)
     count: int = uint("how often")
     first_event: int | None = uint("first event that shows it; null: the whole recording", optional=True)
+    title: str = text("what it is about, in a few words", length_max=256)
+    source: str = text("kernel source of the rule", length_max=1024)
     text: str = text("what the lanes do alike, and why", length_max=1024)

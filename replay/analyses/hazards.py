@@ -1,10 +1,11 @@
 """Find recorded calls that overlap in time in a way that is dangerous under one policy: candidates, explained, never proved.
 
-Two calls overlap when one was entered before the other had returned; only recordings with entry and exit times show it.
-Source of the hazards: reading of page_track.c and kvm_main.c [6.12]; see catalogue rows D25, D36, H3.
+Two calls overlap when each was entered before the other had returned; only recordings with entry and exit times show it.
+Source of the hazards: reading of page_track.c and kvm_main.c [6.12]; see catalogue rows D25, D36, H1', H3, H4.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -14,68 +15,113 @@ from replay.analyses.context import Where, where
 from replay.analyses.findings import RACE_ONLY, Finding, Side
 from replay.engine.lane import Lane
 from replay.engine.lockstep import Step
-from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc
+from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate, VmEnableCap
 from replay.events.base import VmCall
 from replay.header import Header
 from replay.kvm.memory_region import DELETE, FLAGS_ONLY, MOVE
+from replay.kvm.uapi import KVM_CAP_DISABLE_QUIRKS2
 
+REGISTER: Final = "register"
+ROOT: Final = "root"
+_ENABLERS: Final = (REGISTER, ROOT)
+_CHANGES: Final = frozenset({FLAGS_ONLY, DELETE, MOVE})
 _KEPT: Final = 64  # calls of one VM that may still be running; more threads than that in one VM do not change slots at once
+_QUIRK_SLOT_ZAP_ALL: Final = 1 << 7  # arch/x86/include/uapi/asm/kvm.h KVM_X86_QUIRK_SLOT_ZAP_ALL [6.12]
 
 
 @attrs.frozen
-class _Running:
-    """A call with its time span, what it did in the reference lane, and whether it enabled write tracking in the other one."""
+class Call:
+    """A call with its time span and what it is.
+
+    first: no call of its role succeeded before in its VM. enables: it is the first of all registrations and shadow roots, which
+    enables write tracking where that happens late.
+    """
 
     at: Where
     tid: int
     enter_ns: int
     exit_ns: int
     role: str
+    first: bool
     enables: bool
+    node: int
+
+
+Done = dict[tuple[int, str], None]
+"""(VM, role) of registrations and shadow roots that succeeded."""
+
+
+def overlap(first: Call, second: Call) -> bool:
+    """Tell whether two calls of different threads were both under way at some moment; touching ends do not count."""
+    return first.tid != second.tid and first.exit_ns > second.enter_ns and second.exit_ns > first.enter_ns
+
+
+def overlaps_of(calls: deque[Call], call: Call) -> Iterator[Call]:
+    """Yield the earlier calls that overlap a call, and remember it."""
+    yield from [earlier for earlier in calls if overlap(earlier, call)]
+    calls.append(call)
+
+
+def call_of(header: Header, step: Step, index: int, done: Done) -> Call | None:
+    """Return a step as a call with times, None when it is not one that matters; index: the lane that says what it did.
+
+    done is brought up to date by it.
+    """
+    event, outcome = step.event, step.outcomes[index]
+    role = "" if outcome is None or not isinstance(event, VmCall) else _role(event, outcome.change)
+    if not role or outcome is None or not isinstance(event, VmCall):
+        return None
+    first = (event.vm, role) not in done
+    enables = role in _ENABLERS and not any((event.vm, one) in done for one in _ENABLERS)
+    if role in _ENABLERS and outcome.ret == 0:
+        done[event.vm, role] = None
+    if event.enter_time_ns is None or event.time_ns is None or event.task is None or (outcome.ret or 0) < 0:
+        return None
+    node = event.node if isinstance(event, NotifierRegister) else -1
+    at = where(header, event, step.number)
+    return Call(at, event.task.tid, event.enter_time_ns, event.time_ns, role, first, enables, node)
+
+
+def _role(event: VmCall, change: str) -> str:
+    if isinstance(event, NotifierRegister):
+        return REGISTER
+    if isinstance(event, ShadowRootAlloc):
+        return ROOT
+    return change if isinstance(event, MemslotSet) and change in _CHANGES else ""
 
 
 class Hazards:
-    """Watch one pair of lanes for overlapping calls."""
+    """Watch one pair of lanes, of which exactly one allocates on registration, for overlapping calls."""
 
-    def __init__(self, reference: Lane, other: Lane, header: Header, emit: Callable[[Finding], None]) -> None:
-        self._lanes = (reference, other)
+    def __init__(self, lanes: tuple[Lane, Lane], header: Header, emit: Callable[[Finding], object]) -> None:
+        self._lanes = lanes
         self._header = header
         self._emit = emit
-        self._recent: dict[int, list[_Running]] = {}
-        self._enabled: dict[int, None] = {}
+        self._recent: dict[int, deque[Call]] = {}
+        self._done: Done = {}
+        self._new_api = all(lane.policy.register_checks_mm for lane in lanes)
+        late = [_allocates_late(lane) for lane in lanes]
+        self._late = late.index(True) if late.count(True) == 1 else None
 
     def step(self, step: Step, index: int) -> None:
-        """Take one structural event; index is the other lane's place among the outcomes."""
-        event = step.event
-        if not isinstance(event, VmCall) or not _applies(self._lanes):
+        """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
+        if self._late is None:
             return
-        outcome = step.outcomes[index]
-        role = "" if outcome is None else _role(event, outcome.change)
-        if not role or event.enter_time_ns is None or event.time_ns is None or event.task is None:
+        call = call_of(self._header, step, index if self._late else 0, self._done)
+        if call is None or call.at.vm is None:
             return
-        enables = role in {"register", "root"} and event.vm not in self._enabled and outcome is not None and outcome.ret == 0
-        at = where(self._header, event, step.number)
-        running = _Running(at, event.task.tid, event.enter_time_ns, event.time_ns, role, enables)
-        recent = self._recent.setdefault(event.vm, [])
-        for earlier in recent:
-            if earlier.exit_ns > running.enter_ns and earlier.tid != running.tid:
-                self._overlap(earlier, running)
-        recent[:] = [*[one for one in recent if one.exit_ns > running.enter_ns], running][-_KEPT:]
-        if enables:
-            self._enabled[event.vm] = None
+        for earlier in overlaps_of(self._recent.setdefault(call.at.vm, deque(maxlen=_KEPT)), call):
+            roles = {earlier.role, call.role}
+            if (earlier.enables or call.enables) and roles & _CHANGES:
+                self._candidate("D36", earlier, call)
+                if roles == {REGISTER, MOVE} and self._new_api:
+                    self._candidate("H3", earlier, call)
 
-    def _overlap(self, first: _Running, second: _Running) -> None:
-        roles = {first.role, second.role}
-        if roles == {"register"} and (first.enables or second.enables):
-            self._candidate("D25", first, second)
-        elif roles & {"register", "root"} and (first.enables or second.enables) and roles & {FLAGS_ONLY, DELETE, MOVE}:
-            self._candidate("D36", first, second)
-        elif roles == {"register", MOVE}:
-            self._candidate("H3", first, second)
-
-    def _candidate(self, row: str, first: _Running, second: _Running) -> None:
+    def _candidate(self, row: str, first: Call, second: Call) -> None:
         rule = RULES[row]
-        reference, other = self._lanes
+        late = self._late or 0
+        texts = _WORDS[row]
+        sides = tuple(Side(lane=lane.name, did=texts[int(place == late)]) for place, lane in enumerate(self._lanes))
         self._emit(
             Finding(
                 event=second.at.event,
@@ -83,32 +129,79 @@ class Hazards:
                 place=second.at.place,
                 divergence=RACE_ONLY,
                 catalogue=row,
+                title=rule.title,
                 vm=second.at.vm,
-                sides=(
-                    Side(lane=reference.name, did="the arrays are there before: no window" if row != "H3" else "does not wait"),
-                    Side(lane=other.name, did=f"overlaps {first.at.kind} of event {first.at.event}"),
-                ),
+                sides=sides,
                 root_cause_event=first.at.event,
-                root_cause="the two calls overlap in time, and one of them is the first to enable write tracking",
-                visible="only under some schedules; nothing of it is recorded",
+                root_cause=f"{_span(first, second)}: one of them is the first to enable write tracking",
+                visible="under some schedules only; nothing of it is recorded",
                 explanation=rule.explanation,
                 source=rule.source,
             )
         )
 
 
-def _applies(lanes: Sequence[Lane]) -> bool:
-    """Tell whether exactly the other lane allocates on registration, on a machine where that matters."""
-    reference, other = lanes
-    needs = other.profile.tdp and other.profile.config_external_write_tracking
-    return needs and other.policy.register_allocates and not reference.policy.register_allocates
+_WORDS: Final = {
+    "D36": ("the array is there before: no schedule is dangerous", "a reader of the old memslot copy can meet a NULL array"),
+    "H3": ("the registration does not wait: the MOVE can miss it", "the registration waits for the MOVE, up to a moment"),
+}
+"""Row -> what the lane that allocates with the memslot does, and the one that allocates late."""
 
 
-def _role(event: VmCall, change: str) -> str:
-    if isinstance(event, NotifierRegister):
-        return "register"
-    if isinstance(event, ShadowRootAlloc):
-        return "root"
-    if isinstance(event, MemslotSet) and change in {FLAGS_ONLY, DELETE, MOVE}:
-        return change
-    return ""
+def _span(first: Call, second: Call) -> str:
+    """Say how long two calls overlap."""
+    shared_ns = min(first.exit_ns, second.exit_ns) - max(first.enter_ns, second.enter_ns)
+    return f"{first.at.kind} of thread {first.tid} and {second.at.kind} of thread {second.tid} overlap by {shared_ns:,} ns"
+
+
+def _allocates_late(lane: Lane) -> bool:
+    """Tell whether a first registration allocates in this lane: its policy does so, and nothing enabled it before."""
+    return lane.policy.register_allocates and lane.profile.tdp and lane.profile.config_external_write_tracking
+
+
+class CommonRaces:
+    """Watch for overlapping calls that are worth a word though every lane does the same."""
+
+    def __init__(self, lanes: Sequence[Lane], header: Header, note: Callable[[str, int], None]) -> None:
+        """note: takes a catalogue row and an event."""
+        self._header = header
+        self._note = note
+        self._recent: dict[int, deque[Call]] = {}
+        self._done: Done = {}
+        self._zaps_less: dict[int, None] = {}  # VMs whose memslot changes do not zap all shadow pages
+        self._new_api = all(lane.policy.register_checks_mm for lane in lanes)
+        # have_rmaps() is false until the first root, and flush_shadow() may be a range zap: mmu.c [6.12].
+        self._rmap_twin = all(lane.profile.tdp_mmu_enabled and lane.profile.release.at_least(6, 12) for lane in lanes)
+
+    def step(self, step: Step) -> None:
+        """Take one structural event that all lanes answered alike."""
+        event = step.event
+        if _zaps_less(event):
+            self._zaps_less[getattr(event, "vm", -1)] = None
+        call = call_of(self._header, step, 0, self._done)
+        if call is None or call.at.vm is None:
+            return
+        for earlier in overlaps_of(self._recent.setdefault(call.at.vm, deque(maxlen=_KEPT)), call):
+            for row in self._rows(earlier, call):
+                self._note(row, call.at.event)
+
+    def _rows(self, first: Call, second: Call) -> Iterator[str]:
+        roles, enables = {first.role, second.role}, first.enables or second.enables
+        new_root = any(call.role == ROOT and call.first for call in (first, second))
+        if roles == {REGISTER}:
+            if enables:
+                yield "D25"
+            if first.node != second.node:
+                yield "H4"
+        if roles == {REGISTER, MOVE} and not enables and self._new_api:
+            yield "H3"
+        if new_root and roles & {DELETE, MOVE} and self._rmap_twin and first.at.vm in self._zaps_less:
+            yield "H1'"
+
+
+def _zaps_less(event: Event) -> bool:
+    """Tell whether memslot changes of the VM do not zap all shadow pages from here on: another type, or the quirk is off."""
+    if isinstance(event, VmCreate):
+        return event.type != 0
+    quirks = event.args[0] if isinstance(event, VmEnableCap) and event.cap == KVM_CAP_DISABLE_QUIRKS2 and event.args else 0
+    return bool(quirks & _QUIRK_SLOT_ZAP_ALL) and getattr(event, "ret", None) == 0

@@ -1,79 +1,55 @@
 """Hold one lane against the reference lane, event by event, and make findings of what differs."""
 
-from typing import Final
+from typing import Any, Final
 
-import attrs
-
-from replay.analyses.arrays import ArrayTracker
-from replay.analyses.catalogue import RULES
+from replay.analyses.arrays import ArrayTracker, Surroundings
+from replay.analyses.catalogue import HOLDS_VM, RULES, UNEXPLAINED, Rule
 from replay.analyses.context import Where, place_of, result_text, where
-from replay.analyses.findings import (
-    ENOMEM_GONE,
-    ENOMEM_MOVED,
-    ENOMEM_NEW,
-    INVARIANT_BROKEN,
-    LIFETIME_DIFFERS,
-    RESULT_DIFFERS,
-    STATE_DIFFERS,
-    Finding,
-    Side,
-)
-from replay.analyses.parted import state_difference
+from replay.analyses.findings import INVARIANT_BROKEN, LIFETIME_DIFFERS, RESULT_DIFFERS, STATE_DIFFERS, Finding, Side
+from replay.analyses.ledger import FINDINGS_KEPT, Entry, Ledger
+from replay.analyses.refusals import Refusal, Refusals, refusal_row
+from replay.analyses.states import States
 from replay.engine.lane import Lane, results_agree
 from replay.engine.lockstep import RunStep, Step
-from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VcpuCreate, VmDestroy
+from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VmDestroy
 from replay.header import Header
 from replay.kvm.kernel_log import BUG, NO_ARRAY
 from replay.kvm.machine import Outcome
+from replay.kvm.memslot import Memslot
 from replay.runs import QUERY, REMOVE, UNACCOUNT
-from replay.units import ENOMEM, ESRCH, ret_text
+from replay.units import ENOMEM, ESRCH, PAGE_SIZE_BYTES, ret_text
 
-FINDINGS_KEPT: Final = 20_000
-"""Most findings that one pair keeps; more are counted by class only."""
-
-
-@attrs.define
-class _Refusal:
-    """A call that failed with -ENOMEM in one lane only, waiting for its counterpart in the other."""
-
-    at: Where
-    in_other: bool
-    as_id: int | None
-    slot: int | None
-    said: tuple[Side, Side]
-    row: str
-
-
-_REFUSED_BY: Final = {"notifier.register": "D8", "shadow_root.alloc": "D9", "vcpu.create": "D19", "tss.set": "D19"}
+_NEVER_ENABLED: Final = "nothing was registered and no shadow root was loaded before"
 
 
 class Pair:
-    """The reference lane and one other lane."""
+    """The reference lane and one other lane; `ledger` has the findings."""
 
-    def __init__(self, reference: Lane, other: Lane, header: Header) -> None:
+    def __init__(self, reference: Lane, other: Lane, header: Header, *, kept: int = FINDINGS_KEPT) -> None:
         self.reference, self.other = reference, other
-        self.findings: list[Finding] = []
-        self.counts: dict[str, list[int]] = {}
         self._header = header
         self._names = (reference.name, other.name)
-        self._arrays = ArrayTracker(self._names, self._emit, self._parted_row)
-        self._refusals: list[_Refusal] = []
-        self._parted: dict[int, Where] = {}  # VM -> event where its state parted
+        self._profile_rule = _profile_rule(reference, other)
         self._rows: dict[int, str] = {}  # VM -> catalogue row of what parted it
-        self._state_open: dict[tuple[int, str], Where] = {}
-        self.horizon: int | None = None
+        self._horizon: int | None = None
+        self.ledger = Ledger(self._limit, kept)
+        self._arrays = ArrayTracker(Surroundings(self._names, self.ledger.add, self._row_rule, self._parted_row, self._find_slot))
+        self._refusals = Refusals(self._names, self.ledger, self._row_rule)
+        self._states = States((reference.machine.vms, other.machine.vms), self._field_finding)
 
     def step(self, step: Step, index: int) -> None:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         a, b = step.outcomes[0], step.outcomes[index]
         at = where(self._header, step.event, step.number)
-        self._results(at, step, a, b)
+        if a is not None and b is not None:
+            self._results(at, step, a, b)
         self._arrays.step(at, a, b)
         if a is not None and b is not None:
             if a.log != b.log:
-                self._logs(at, a.log, b.log, step.event.KIND)
-            self._lifetime(at, step)
-        self._states(at)
+                self._logs(at, step, a.log, b.log)
+            if isinstance(step.event, (VmDestroy, NotifierUnregister)):
+                self._lifetime(at)
+        self._states.step(at)
 
     def run(self, step: RunStep, index: int) -> None:
         """Take one run."""
@@ -83,226 +59,154 @@ class Pair:
         if a.rets != b.rets or a.tracked_writes != b.tracked_writes:
             writes = (dict.fromkeys(a.tracked_writes, 1), dict.fromkeys(b.tracked_writes, 1))
             self._run_rets(step, a.rets | writes[0], b.rets | writes[1])
-        if self._parted:
-            last = step.first + len(step.run) - 1
-            self._states(Where(last, step.run.event_at(len(step.run) - 1).KIND, ""))
+        self._states.step(self._row_place(step, len(step.run) - 1))
 
     def finish(self) -> None:
-        """Report what is still open at the end of the recording; findings are in order of events afterwards."""
+        """Report what is still open at the end of the recording."""
         self._arrays.finish()
-        self._match_refusals()
-        horizons = [lane.horizon.event for lane in (self.reference, self.other) if lane.horizon is not None and not lane.factual]
-        limit = min([*horizons, *([] if self.horizon is None else [self.horizon])], default=None)
-        if limit is not None:
-            self.findings = [
-                attrs.evolve(f, behind_horizon=f.behind_horizon or f.event > limit) if f.event > limit else f
-                for f in self.findings
-            ]
-        self.findings.sort(key=lambda f: (f.event, f.divergence, f.as_id or 0, f.slot or 0))
 
-    def take(self, finding: Finding) -> None:
-        """Take a finding that another analysis of the same pair made."""
-        self._emit(finding)
+    # -- what findings rest on -----------------------------------------------------------------------------------------
 
-    def _emit(self, finding: Finding) -> None:
-        if len(self.findings) < FINDINGS_KEPT:
-            self.findings.append(finding)
-        else:
-            self.counts.setdefault(finding.divergence, [0])[0] += 1
+    def _limit(self) -> int | None:
+        """Return the first event at which userspace would have acted otherwise under one of the two lanes."""
+        lanes = [lane.horizon.event for lane in (self.reference, self.other) if lane.horizon is not None and not lane.factual]
+        return min([*lanes, *([] if self._horizon is None else [self._horizon])], default=None)
 
-    # -- results -------------------------------------------------------------------------------------------------------
+    def _row_rule(self, row: str) -> tuple[str, Rule]:
+        """Return the catalogue row that stands, and its rule: lanes that differ in more than the policy have no row."""
+        if self._profile_rule is not None and (not row or self._other_machine()):
+            return "", self._profile_rule
+        return row, RULES.get(row, UNEXPLAINED)
 
-    def _results(self, at: Where, step: Step, a: Outcome | None, b: Outcome | None) -> None:
-        if a is None or b is None or a.ret is None or b.ret is None or results_agree(a.ret, b.ret):
-            return
-        if isinstance(step.event, NotifierRegister) and not self.reference.policy.register_checks_mm and b.ret == -ESRCH:
-            catalogue = "D23"
-        else:
-            catalogue = self._result_row(at, step, a, b)
-        sides = (_side(self._names[0], a), _side(self._names[1], b))
-        if (a.ret == -ENOMEM) != (b.ret == -ENOMEM) and min(a.ret, b.ret) == -ENOMEM and max(a.ret, b.ret) >= 0:
-            catalogue = self._refuse(at, step, (a, b), sides)
-        else:
-            self._result_finding(at, step, sides, catalogue)
-        self._part(at, catalogue)
-        if self.horizon is None:
-            self.horizon = at.event
-
-    def _result_row(self, at: Where, step: Step, a: Outcome, b: Outcome) -> str:
-        if at.vm in self._parted:
-            return self._parted_row(at.vm)
-        if "external page-track user" in a.why + b.why:
-            return "D14"
-        return "D19" if isinstance(step.event, VcpuCreate) else ""
+    def _other_machine(self) -> bool:
+        """Tell whether the machines, and not the policies alone, decide when the lanes have write tracking enabled."""
+        switches = [(p.tdp, p.config_external_write_tracking) for p in (self.reference.profile, self.other.profile)]
+        return self.reference.policy is self.other.policy or switches[0] != switches[1]
 
     def _parted_row(self, vm: int | None) -> str:
         """Return the catalogue row of what first parted the lanes in a VM, '' when nothing did."""
         return "" if vm is None else self._rows.get(vm, "")
 
-    def _part(self, at: Where, row: str) -> None:
-        """Remember that the VM's state differs from here on, and why."""
-        if at.vm is not None and at.vm not in self._parted:
-            self._parted[at.vm] = at
-            self._rows[at.vm] = row
+    def _find_slot(self, vm: int, as_id: int, slot_id: int) -> Memslot | None:
+        lanes = (lane.machine.vms.get(vm) for lane in (self.reference, self.other))
+        found = (lane.spaces[as_id].by_id(slot_id) for lane in lanes if lane is not None and as_id < lane.nas)
+        return next((slot for slot in found if slot is not None), None)
 
-    def _result_finding(self, at: Where, step: Step, sides: tuple[Side, Side], catalogue: str) -> None:
-        cause = self._parted.get(at.vm) if at.vm is not None else None
-        as_id, slot = _slot_of(step)
-        self._emit(
-            Finding(
-                event=at.event,
-                kind=at.kind,
-                place=at.place,
-                divergence=RESULT_DIFFERS,
-                catalogue=catalogue,
-                vm=at.vm,
-                as_id=as_id,
-                slot=slot,
-                sides=sides,
-                root_cause_event=at.event if cause is None else cause.event,
-                root_cause="the policies answer this call differently"
-                if cause is None
-                else f"the VM's state parted there ({cause.kind})",
-                visible_event=at.event,
-                visible=f"result of {at.kind}",
-                explanation=RULES[catalogue].explanation,
-                source=RULES[catalogue].source,
-            )
-        )
-
-    def _refuse(self, at: Where, step: Step, outcomes: tuple[Outcome, Outcome], sides: tuple[Side, Side]) -> str:
-        """Keep a failure of one lane until its counterpart is seen; return its catalogue row."""
-        a, b = outcomes
-        failing = b if b.ret == -ENOMEM else a
-        pages = self.other.machine.allocator.total_ram_pages
-        too_large = bool(pages) and any(nominal > pages * 4096 for _site, _array, nominal in failing.refused)
-        as_id, slot = _slot_of(step)
-        row = "D32" if too_large else _REFUSED_BY.get(at.kind, "D7")
-        self._refusals.append(_Refusal(at, b.ret == -ENOMEM, as_id, slot, sides, row))
-        return row
-
-    def _match_refusals(self) -> None:
-        """Make one enomem-moved of each failure of the reference lane and the next one of the other lane in the same VM."""
-        waiting: dict[int | None, list[_Refusal]] = {}
-        for refusal in self._refusals:
-            queue = waiting.setdefault(refusal.at.vm, [])
-            partner = next((one for one in queue if one.in_other != refusal.in_other), None)
-            if partner is None:
-                queue.append(refusal)
-                continue
-            queue.remove(partner)
-            self._emit(self._moved(partner, refusal))
-        for queue in waiting.values():
-            for refusal in queue:
-                self._emit(self._lone(refusal))
-
-    def _moved(self, first: _Refusal, second: _Refusal) -> Finding:
-        base = self._lone(first)
-        row = "D19" if "D19" in {first.row, second.row} else "D32" if "D32" in {first.row, second.row} else "D7"
-        calls = (second, first) if first.in_other else (first, second)
-        did = [f"-ENOMEM from {call.at.kind} at event {call.at.event}" for call in calls]
-        sides = tuple(Side(lane=name, ret=-ENOMEM, did=text) for name, text in zip(self._names, did, strict=True))
-        return attrs.evolve(
-            base,
-            divergence=ENOMEM_MOVED,
-            catalogue=row,
-            explanation=RULES[row].explanation,
-            source=RULES[row].source,
-            sides=sides,
-            visible=f"result of {first.at.kind} at event {first.at.event}, of {second.at.kind} at event {second.at.event}",
-        )
-
-    def _lone(self, refusal: _Refusal) -> Finding:
-        row, at = refusal.row, refusal.at
-        return Finding(
+    def _add(self, at: Where, row: str, divergence: str, sides: tuple[Side, ...], cause: tuple[Where, str], **more: Any) -> Entry:
+        """Report a finding and compare the VM's state from here on. cause: root-cause event, and why the lanes part there."""
+        row, rule = self._row_rule(row)
+        fields: dict[str, Any] = {"title": rule.title, "explanation": rule.explanation, "source": rule.source, "catalogue": row}
+        finding = Finding(
             event=at.event,
             kind=at.kind,
             place=at.place,
-            divergence=ENOMEM_NEW if refusal.in_other else ENOMEM_GONE,
-            catalogue=row,
+            divergence=divergence,
             vm=at.vm,
-            as_id=refusal.as_id,
-            slot=refusal.slot,
-            sides=refusal.said,
-            root_cause_event=at.event,
-            root_cause="the allocation that fails is made by another call, or not at all, in the other lane",
-            visible_event=at.event,
-            visible=f"result of {at.kind}",
-            explanation=RULES[row].explanation,
-            source=RULES[row].source,
+            sides=sides,
+            root_cause_event=cause[0].event,
+            root_cause=cause[1],
+            **(fields | more),
         )
+        entry = self.ledger.add(finding)
+        if at.vm is not None:
+            self._rows.setdefault(at.vm, row)
+        return entry
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def _results(self, at: Where, step: Step, a: Outcome, b: Outcome) -> None:
+        if a.ret is None or b.ret is None or results_agree(a.ret, b.ret):
+            return
+        lowest, highest = sorted((a.ret, b.ret))
+        sides = tuple(
+            Side(lane=name, ret=o.ret, did=result_text(o.ret, o.why)) for name, o in zip(self._names, (a, b), strict=True)
+        )
+        if lowest == -ENOMEM and highest >= 0:
+            entry = self._refused(at, step, a, b)
+        else:
+            entry = self._result_finding(at, step, sides, self._result_row(at, step, a, b))
+        # What a call that succeeds in one lane only leaves behind is what its result says already.
+        self._states.part(at, entry, owns=highest >= 0)
+        if self._horizon is None:
+            self._horizon = at.event
+
+    def _result_row(self, at: Where, step: Step, a: Outcome, b: Outcome) -> str:
+        if self._states.parted_at(at.vm) is not None:
+            return self._parted_row(at.vm)
+        if isinstance(step.event, NotifierRegister) and -ESRCH in {a.ret, b.ret}:
+            return "D23"
+        return "D14" if "external page-track user" in a.why + b.why else ""
+
+    def _result_finding(self, at: Where, step: Step, sides: tuple[Side, ...], row: str) -> Entry:
+        parted = self._states.parted_at(at.vm)
+        cause = (at, "the lanes answer this call differently")
+        if parted is not None:
+            cause = (parted[0], f"the VM's state parted there ({parted[0].kind})")
+            if parted[1].finding.visible_event is None:
+                parted[1].change(visible_event=at.event, visible=f"result of {at.kind}")
+        as_id, slot = _slot_of(step)
+        seen = f"result of {at.kind}"
+        return self._add(at, row, RESULT_DIFFERS, sides, cause, as_id=as_id, slot=slot, visible_event=at.event, visible=seen)
+
+    def _refused(self, at: Where, step: Step, a: Outcome, b: Outcome) -> Entry:
+        """Report a failure of one lane, or match it with the one in the other lane that it belongs to."""
+        in_other = b.ret == -ENOMEM
+        lane, failing = (self.other, b) if in_other else (self.reference, a)
+        pages = lane.machine.allocator.total_ram_pages
+        too_large = bool(pages) and any(nominal > pages * PAGE_SIZE_BYTES for _site, _array, nominal in failing.refused)
+        as_id, slot = _slot_of(step)
+        row = refusal_row(at.kind, too_large=too_large)
+        sides = (self._refused_side(0, a), self._refused_side(1, b))
+        origin = self._arrays.origin(at.vm) if row in {"D8", "D9"} else None
+        entry = self._refusals.take(Refusal(at, in_other, as_id, slot, sides, row, origin))
+        if at.vm is not None:
+            self._rows.setdefault(at.vm, entry.finding.catalogue)
+        return entry
+
+    def _refused_side(self, index: int, outcome: Outcome) -> Side:
+        did = result_text(outcome.ret, outcome.why)
+        if outcome.ret == -ENOMEM and outcome.refused:
+            site, array, _nominal = outcome.refused[-1]
+            kept = len([a for a in outcome.taken if a not in outcome.freed])
+            kept_text = (
+                f", {kept} array{'s' if kept > 1 else ''} made before it {'are' if kept > 1 else 'is'} kept" if kept else ""
+            )
+            did = f"{ret_text(outcome.ret)}: {array} in {site}(){kept_text}"
+        return Side(lane=self._names[index], ret=outcome.ret, did=did)
 
     # -- states --------------------------------------------------------------------------------------------------------
 
-    def _logs(self, at: Where, a: list[str], b: list[str], kind: str) -> None:
+    def _state_finding(self, at: Where, sides: tuple[Side, ...], row: str, cause: tuple[Where, str], **more: Any) -> Entry:
+        divergence = more.pop("divergence", STATE_DIFFERS)
+        seen = more.pop("visible", "in the kernel log")
+        entry = self._add(at, row, divergence, sides, cause, visible=seen, **more)
+        self._states.part(at, entry, owns=True)
+        return entry
+
+    def _logs(self, at: Where, step: Step, a: list[str], b: list[str]) -> None:
         sides = tuple(Side(lane=name, did="; ".join(log) or "no warning") for name, log in zip(self._names, (a, b), strict=True))
-        row = self._parted_row(at.vm) or ("D17" if kind == "memslot.set" else "")
-        self._state_finding(at, sides, row, "the kernel log differs")
+        row = self._parted_row(at.vm) or ("D17" if isinstance(step.event, MemslotSet) else "")
+        self._state_finding(at, sides, row, (at, "the kernel log differs"))
 
-    def _state_finding(self, at: Where, sides: tuple[Side, ...], row: str, cause: str, divergence: str = STATE_DIFFERS) -> None:
-        self._part(at, row)
-        self._emit(
-            Finding(
-                event=at.event,
-                kind=at.kind,
-                place=at.place,
-                divergence=divergence,
-                catalogue=row,
-                vm=at.vm,
-                sides=sides,
-                root_cause_event=at.event,
-                root_cause=cause,
-                visible="kernel log, and by what follows from it",
-                explanation=RULES[row].explanation,
-                source=RULES[row].source,
-            )
-        )
-
-    def _lifetime(self, at: Where, step: Step) -> None:
-        if not isinstance(step.event, (VmDestroy, NotifierUnregister)):
+    def _lifetime(self, at: Where) -> None:
+        alive = [at.vm in lane.machine.vms for lane in (self.reference, self.other)]
+        if alive[0] == alive[1] or at.kind != VmDestroy.KIND:
             return
-        alive = [step.event.vm in lane.machine.vms for lane in (self.reference, self.other)]
-        if alive[0] != alive[1] and isinstance(step.event, VmDestroy):
-            did = ["the VM stays: a notifier holds a reference" if one else "the VM is freed" for one in alive]
-            sides = tuple(Side(lane=name, did=text) for name, text in zip(self._names, did, strict=True))
-            self._state_finding(at, sides, "", "registered notifiers hold a reference to the VM from 6.6 on", LIFETIME_DIFFERS)
+        did = ["the VM stays: a notifier holds a reference" if one else "the VM is freed" for one in alive]
+        sides = tuple(Side(lane=name, did=text) for name, text in zip(self._names, did, strict=True))
+        row = self._parted_row(at.vm)
+        more = {} if row else {"title": HOLDS_VM.title, "explanation": HOLDS_VM.explanation, "source": HOLDS_VM.source}
+        cause = (at, "only one of the lanes lets a notifier hold a reference to the VM")
+        self._state_finding(at, sides, row, cause, divergence=LIFETIME_DIFFERS, visible="in memory accounting only", **more)
 
-    def _states(self, at: Where) -> None:
-        """Compare the state of VMs that parted, and note where a difference begins and ends."""
-        for number, cause in list(self._parted.items()):
-            vms = [lane.machine.vms.get(number) for lane in (self.reference, self.other)]
-            if vms[0] is None or vms[1] is None:
-                continue
-            fields = state_difference(vms[0], vms[1])
-            for field, texts in fields.items():
-                if (number, field) not in self._state_open:
-                    self._state_open[number, field] = at
-                    self._field_finding(attrs.evolve(at, vm=number), field, texts, cause)
-            for key in [key for key in self._state_open if key[0] == number and key[1] not in fields]:
-                self._converge(key, at)
-
-    def _field_finding(self, at: Where, field: str, texts: tuple[str, str], cause: Where) -> None:
-        last = next((f for f in reversed(self.findings) if f.vm == at.vm and f.divergence == STATE_DIFFERS), None)
-        if last is not None and last.event == at.event:
-            return  # the same event is reported already, with its reason
+    def _field_finding(self, at: Where, field: str, texts: tuple[str, str], cause: Where) -> Entry:
+        """Report a field that parts on its own, in a VM that parted before or at this event."""
         sides = tuple(Side(lane=name, did=f"{field}: {text}") for name, text in zip(self._names, texts, strict=True))
         row = self._parted_row(at.vm)
-        if field == "counts" and at.kind == "memslot.set" and not self.other.policy.flush_slot:
-            row = "D17" if self.reference.policy.flush_slot else "D15"
-        self._state_finding(at, sides, row, f"the VM's state parted at event {cause.event} ({cause.kind})")
-        if self._refused_at(cause.event):
-            self.findings[-1] = attrs.evolve(self.findings[-1], behind_horizon=True)
-
-    def _refused_at(self, event: int) -> bool:
-        return any(refusal.at.event == event for refusal in self._refusals)
-
-    def _converge(self, key: tuple[int, str], at: Where) -> None:
-        opened = self._state_open.pop(key)
-        for index, finding in enumerate(self.findings):
-            if finding.vm == key[0] and finding.event == opened.event and finding.divergence == STATE_DIFFERS:
-                self.findings[index] = attrs.evolve(
-                    finding, converged_event=at.event, converged=f"{key[1]} equal again ({at.kind})"
-                )
+        if field == "counts" and at.kind == MemslotSet.KIND and self.reference.policy.flush_slot != self.other.policy.flush_slot:
+            row = "D17"
+        why = f"the VM's state parted there ({cause.kind})"
+        return self._add(at, row, STATE_DIFFERS, sides, (cause, why), visible="by what follows from it")
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -312,16 +216,21 @@ class Pair:
             both = (a.get(number, "no warning"), b.get(number, "no warning"))
             if both[0] != both[1]:
                 groups.setdefault((step.run.vm[number], *both), []).append(number)
-        for (_vm, said_a, said_b), rows in groups.items():
-            said = (said_a, said_b)
-            kind = step.run.kind[rows[0]]
-            row = self._parted_row(step.run.vm[rows[0]])
-            if BUG in said:
-                row = "D12" if kind in {REMOVE, UNACCOUNT} else "D11"
-            divergence = INVARIANT_BROKEN if NO_ARRAY in said else STATE_DIFFERS
+        for (_vm, *said), rows in groups.items():
+            at = self._row_place(step, rows[0])
+            row = self._parted_row(at.vm)
+            if BUG in said and not row:
+                row = "D12" if step.run.kind[rows[0]] in {REMOVE, UNACCOUNT} else "D11"
             sides = tuple(Side(lane=lane, did=_times(text, len(rows))) for lane, text in zip(self._names, said, strict=True))
-            cause = "write tracking is enabled in one lane only: nothing was registered and no shadow root loaded before"
-            self._state_finding(self._row_place(step, rows[0]), sides, row, cause, divergence)
+            divergence = INVARIANT_BROKEN if NO_ARRAY in said else STATE_DIFFERS
+            self._state_finding(at, sides, row, self._disabled_cause(at), divergence=divergence)
+
+    def _disabled_cause(self, at: Where) -> tuple[Where, str]:
+        """Return where the lanes parted before they warned differently: at the memslot's array, if that is still open."""
+        origin = self._arrays.origin(at.vm)
+        if origin is None:
+            return at, "the VM's counters or memslots parted before"
+        return origin, f"write tracking is enabled in one lane only ({origin.kind}): {_NEVER_ENABLED}"
 
     def _run_rets(self, step: RunStep, a: dict[int, int], b: dict[int, int]) -> None:
         groups: dict[tuple[int, int, int, int], list[int]] = {}
@@ -329,18 +238,37 @@ class Pair:
             pair = (a.get(number, 0), b.get(number, 0))
             if pair[0] != pair[1]:
                 groups.setdefault((step.run.vm[number], step.run.kind[number], *pair), []).append(number)
-        for (vm, kind, ret_a, ret_b), rows in groups.items():
+        for (vm, kind, *rets), rows in groups.items():
+            at = self._row_place(step, rows[0])
             sides = tuple(
                 Side(lane=lane, ret=ret, did=_times(_answer(kind, ret), len(rows)))
-                for lane, ret in zip(self._names, (ret_a, ret_b), strict=True)
+                for lane, ret in zip(self._names, rets, strict=True)
             )
+            parted = self._states.parted_at(vm)
+            cause = (at, "the lanes answer differently") if parted is None else (parted[0], "the VM's state parted there")
             divergence = STATE_DIFFERS if kind >= QUERY else RESULT_DIFFERS
-            cause = "the counters or slots of the VM parted before"
-            self._state_finding(self._row_place(step, rows[0]), sides, self._parted_row(vm), cause, divergence)
+            seen = f"answer of {at.kind}"
+            more = {"visible_event": at.event} if kind < QUERY else {}
+            self._state_finding(at, sides, self._parted_row(vm), cause, divergence=divergence, visible=seen, **more)
+            if kind < QUERY:
+                self._horizon = at.event if self._horizon is None else min(self._horizon, at.event)
 
     def _row_place(self, step: RunStep, row: int) -> Where:
         event = step.run.event_at(row)
-        return Where(step.first + row, event.KIND, place_of(self._header, event.source), event.vm)
+        return Where(step.first + row, event.KIND, place_of(self._header, event.source), event.vm, event.task)
+
+
+def _profile_rule(reference: Lane, other: Lane) -> Rule | None:
+    """Return the rule for what the lanes' machines explain, None when they are one and the same."""
+    facts = (reference.profile.facts(), other.profile.facts())
+    differ = [f"{name}={facts[0][name]} against {name}={facts[1][name]}" for name in facts[0] if facts[0][name] != facts[1][name]]
+    if not differ:
+        return None
+    return Rule(
+        "the lanes' machines differ",
+        f"Not the policies alone: {', '.join(differ)}. The check or array that is named decides by it.",
+        "the profile of each lane",
+    )
 
 
 def _answer(kind: int, ret: int) -> str:
@@ -350,11 +278,7 @@ def _answer(kind: int, ret: int) -> str:
 
 
 def _times(text: str, count: int) -> str:
-    return text if count == 1 else f"{text} ({count} times in this run)"
-
-
-def _side(lane: str, outcome: Outcome) -> Side:
-    return Side(lane=lane, ret=outcome.ret, did=result_text(outcome.ret, outcome.why))
+    return text if count == 1 else f"{text} ({count:,} times in this run)"
 
 
 def _slot_of(step: Step) -> tuple[int | None, int | None]:

@@ -3,6 +3,7 @@
 Arrays are left out (replay.analyses.arrays follows them), and so is what only one policy has (the sticky flag).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -23,7 +24,8 @@ def state_difference(a: Vm, b: Vm) -> dict[str, tuple[str, str]]:
 
 
 def _slots(vm: Vm) -> list[str]:
-    return sorted(f"slot {s.id} as {s.as_id} gfn {s.base_gfn:#x} pages {s.npages} flags {s.flags}" for s in vm.slots())
+    slots = sorted(vm.slots(), key=lambda slot: slot.key)
+    return [f"slot {s.id} as {s.as_id} at gfn {s.base_gfn:#x}, {s.npages:,} pages, flags {s.flags:#x}" for s in slots]
 
 
 def _counts(vm: Vm) -> list[str]:
@@ -38,13 +40,14 @@ _VIEWS: Final[dict[str, Callable[[Vm], list[str]]]] = {
     "vm_bugged": lambda vm: ["dead (vm_bugged)" if vm.vm_bugged else "alive"],
     "slots": _slots,
     "counts": _counts,
-    "notifiers": lambda vm: [f"node {node}" for node in vm.nodes],
+    "notifiers": lambda vm: [f"node {node}" for node in sorted(vm.nodes)],
     "indirect_shadow_pages": lambda vm: [str(vm.indirect_shadow_pages)],
 }
 
 
 def _words(mine: list[str], theirs: list[str]) -> str:
     """Say what one side has that the other has not, shortly."""
-    extra = [one for one in mine if one not in theirs]
-    shown = ", ".join(extra[:3]) or ("nothing" if theirs else "the same")
-    return shown + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
+    extra = list((Counter(mine) - Counter(theirs)).elements())
+    if not extra:
+        return "less" if mine else "none"
+    return ", ".join(extra[:3]) + (f" and {len(extra) - 3:,} more" if len(extra) > 3 else "")

@@ -10,27 +10,45 @@ from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step
 from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, VmAttach
-from replay.header import Trailer
+from replay.header import Machine, Trailer
 from replay.kvm.kernel_log import GONE, NO_SLOT
 
 _CAP_EFFECT: Final = "it can change dirty bitmaps and KVM's internal memslots, no result and no other array"
+_ORDER: Final = "the recording lacks a call, or its order is wrong"
+EVERYTHING: Final = "everything"
+SHADOW_PAGES: Final = "shadow_pages"
 _RECORDER: Final = "record with the bpftrace recorder, which reads the arguments in the kernel"
 
 
 class Doubts:
     """Collect uncertainties while a recording is replayed; the same doubt of the same VM is counted, not repeated."""
 
-    def __init__(self, lanes: Sequence[Lane], recorded_tdp: bool | None) -> None:
-        """recorded_tdp: the header's fact; without it the cause of shadow roots is not known."""
-        self._tdp_unknown = recorded_tdp is None and any(lane.profile.tdp for lane in lanes)
+    def __init__(self, lanes: Sequence[Lane], machine: Machine) -> None:
+        """machine: the recorded one; what is not known of it matters where the model must guess."""
+        self._lanes = lanes
+        self._machine = machine
+        self._tdp_unknown = machine.tdp is None and any(lane.profile.tdp for lane in lanes)
         self._found: dict[tuple[str, int | None], list[int]] = {}
         self._advice: dict[tuple[str, int | None], str] = {}
         self._harmless: dict[tuple[str, int | None], None] = {}
+        self._affects: dict[tuple[str, int | None], str] = {}
+        self._said: dict[str, None] = {}  # losses that events speak of
 
-    def add(self, what: str, vm: int | None, event: int, advice: str = "", count: int = 1, *, matters: bool = True) -> None:
+    def add(
+        self,
+        what: str,
+        vm: int | None,
+        event: int,
+        advice: str = "",
+        count: int = 1,
+        *,
+        matters: bool = True,
+        affects: str = EVERYTHING,
+    ) -> None:
         """Note one doubt; one that does not matter is said and leaves the verdict alone."""
         if not matters:
             self._harmless[what, vm] = None
+        self._affects[what, vm] = affects if self._affects.get((what, vm), affects) == affects else EVERYTHING
         entry = self._found.setdefault((what, vm), [0, event])
         entry[0] += count
         self._advice[what, vm] = advice
@@ -44,16 +62,26 @@ class Doubts:
             what = "the VM was alive before the recording began: its earlier memslots are not known"
             self.add(what, event.vm, step.number, "start the recorder before the VMM")
         elif isinstance(event, Lost):
-            count = 1 if event.count is None else event.count
-            self.add(f"events are lost: {event.what}", event.vm, step.number, "record again with larger buffers", count)
+            self._lost(event, step.number)
         elif isinstance(event, ShadowRootAlloc) and self._tdp_unknown and event.inferred and not event.nested:
             what = "shadow roots were seen, but not whether tdp was off: they are taken for nested guests' where tdp is on"
             self.add(what, event.vm, step.number, "import with --machine tdp=0 or tdp=1")
         elif _killed(event):
             what = f"{event.KIND} was not seen to return: it may or may not have taken effect"
             self.add(what, getattr(event, "vm", None), step.number, "the model assumes that it took effect")
-        elif any(outcome is not None and outcome.why == GONE for outcome in step.outcomes):
-            self.add("events on a VM that is gone", getattr(event, "vm", None), step.number)
+        elif any(o is not None and o.why == GONE and self._speaks(i, step.number) for i, o in enumerate(step.outcomes)):
+            self.add("events on a VM that is gone", getattr(event, "vm", None), step.number, _ORDER)
+
+    def _speaks(self, index: int, event: int) -> bool:
+        """Tell whether what a lane lacks at an event is lacking in the recording: behind its horizon it is not."""
+        lane = self._lanes[index]
+        return lane.factual or lane.horizon is None or event <= lane.horizon.event
+
+    def _lost(self, event: Lost, number: int) -> None:
+        count = 1 if event.count is None else event.count
+        advice = "record again with larger buffers" if event.affects == EVERYTHING else ""
+        self.add(f"events are lost: {event.what}", event.vm, number, advice, count, affects=event.affects)
+        self._said[event.what] = None
 
     def _opaque(self, event: Opaque, number: int) -> None:
         if event.foreign_mm or (event.ret is not None and event.ret < 0):
@@ -66,25 +94,24 @@ class Doubts:
 
     def run(self, step: RunStep) -> None:
         """Take one run."""
-        for outcome in step.outcomes:
-            for row, reason in outcome.log:
-                if reason in {NO_SLOT, GONE}:
-                    what = "write tracking of gfns without a memslot" if reason == NO_SLOT else "events on a VM that is gone"
-                    self.add(
-                        what, step.run.vm[row], step.first + row, "the recording lacks a memslot call, or its order is wrong"
-                    )
-            if outcome.log:
+        for index, outcome in enumerate(step.outcomes):
+            rows = [(row, reason) for row, reason in outcome.log if reason in {NO_SLOT, GONE}]
+            rows = [(row, reason) for row, reason in rows if self._speaks(index, step.first + row)]
+            for row, reason in rows:
+                what = "write tracking of gfns without a memslot" if reason == NO_SLOT else "events on a VM that is gone"
+                self.add(what, step.run.vm[row], step.first + row, _ORDER)
+            if rows:
                 return  # one lane is enough: the recording is the same for all
 
-    def finish(self, lanes: Sequence[Lane], trailer: Trailer, warnings: Sequence[str]) -> tuple[Uncertainty, ...]:
+    def finish(self, trailer: Trailer) -> tuple[Uncertainty, ...]:
         """Return all doubts, by first event."""
         for counter in trailer.counters:
-            if counter.severity != "ignored" and counter.count:
+            if counter.severity != "ignored" and counter.count and counter.kind not in self._said:
                 word = "lost" if counter.severity == "lost" else "not understood"
                 self.add(f"{word}: {counter.kind}", None, -1, f"first at {counter.first}" if counter.first else "", counter.count)
-        for lane in lanes:
+        for lane in self._lanes:
             self._lane(lane)
-        del warnings  # said on stderr by the caller; what matters of them is counted in the trailer
+        self._unknown_kernel()
         return tuple(
             Uncertainty(
                 what=what,
@@ -93,6 +120,7 @@ class Doubts:
                 vm=vm,
                 advice=self._advice[what, vm],
                 matters=(what, vm) not in self._harmless,
+                affects=self._affects[what, vm],
             )
             for (what, vm), (count, first) in sorted(self._found.items(), key=_order)
         )
@@ -107,6 +135,15 @@ class Doubts:
         for number in lane.unattributed:
             what = "a recorded -ENOMEM whose failing allocation is not recorded: other lanes may fail there as well"
             self.add(what, None, number, "record with vmalloc:alloc_vmap_area to see which allocation failed")
+
+    def _unknown_kernel(self) -> None:
+        """Note that no lane gives the recorded results, when nothing says which of them should."""
+        horizons = [lane.horizon for lane in self._lanes]
+        if self._machine.kernel_release is not None or any(horizon is None for horizon in horizons):
+            return
+        last = max((horizon for horizon in horizons if horizon is not None), key=lambda horizon: horizon.event)
+        what = f"no lane gives the recorded results; the last one that does fails at {last.sentence()}"
+        self.add(what, None, last.event, "say which kernel was recorded: --profile release=6.8,config=y,tdp=1")
 
 
 def _order(entry: tuple[tuple[str, int | None], list[int]]) -> tuple[int, str, int]:

@@ -5,7 +5,8 @@ from typing import Final
 import attrs
 
 from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport, PairReport
-from replay.analyses.findings import BYTES_ONLY, MEANINGS
+from replay.analyses.findings import BYTES_ONLY, MEANINGS, Uncertainty
+from replay.analyses.uncertainty import SHADOW_PAGES
 from replay.units import bytes_text
 
 _REASONS: Final = {
@@ -28,9 +29,7 @@ def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
     lines = []
     doubts = [doubt for doubt in draft.uncertainties if doubt.matters]
     if doubts:
-        first = doubts[0]
-        more = len(doubts) - 1
-        lines.append(f"Cannot tell for certain: {first.what}" + (f", and {more} more doubts." if more else "."))
+        lines.append(_doubt_sentence(doubts))
     by_name = {lane.name: lane for lane in draft.lanes}
     lines.extend(_pair_sentence(pair, by_name) for pair in found)
     if not found and draft.pairs:
@@ -38,24 +37,31 @@ def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
     return lines
 
 
+def _doubt_sentence(doubts: list[Uncertainty]) -> str:
+    first, more = doubts[0], len(doubts) - 1
+    rest = f", and {more} more doubt{'s' if more > 1 else ''}" if more else ""
+    sentence = f"Cannot tell for certain: {first.what}{rest}"
+    if all(doubt.affects == SHADOW_PAGES for doubt in doubts):
+        sentence += "; only shadow pages and their counts are concerned: results of memslot calls and bytes of their arrays hold"
+    return sentence + "."
+
+
 def _pair_sentence(pair: PairReport, lanes: dict[str, LaneReport]) -> str:
+    names = f"{pair.reference} and {pair.other}"
     if not pair.strongest:
-        return f"{pair.reference} and {pair.other} differ only behind a horizon."
-    counted = next(count for count in pair.classes if count.divergence == pair.strongest)
+        return f"{names} differ only behind the horizon: after a result that parts from the recorded one."
     saved = _saving(lanes[pair.reference], lanes[pair.other])
-    tail = f"; {pair.ruled_out.replace(', ', ', ')}: none found" if pair.ruled_out else ""
     if pair.strongest == BYTES_ONLY:
-        return (
-            f"{pair.reference} and {pair.other} differ in bytes only: {saved}; nothing that userspace or a guest is told differs."
-        )
-    meaning = MEANINGS[pair.strongest]
-    return (
-        f"{pair.reference} and {pair.other}: {pair.strongest} ({meaning}), first at event {counted.first_event}{tail}; {saved}."
-    )
+        return f"{names} differ in bytes only: {saved}; nothing that userspace or a guest is told differs."
+    counted = next(count for count in pair.classes if count.divergence == pair.strongest)
+    tail = f"; none of {pair.ruled_out}" if pair.ruled_out else ""
+    return f"{names}: {pair.strongest} ({MEANINGS[pair.strongest]}), first at event {counted.first_event}{tail}; {saved}."
 
 
 def _saving(reference: LaneReport, other: LaneReport) -> str:
     a, b = reference.write_track, other.write_track
+    if a.charged_peak_bytes == b.charged_peak_bytes:
+        return f"write tracking takes at most {bytes_text(a.charged_peak_bytes)} under either"
     return (
         f"write tracking takes at most {bytes_text(a.charged_peak_bytes)} under {reference.name} and "
         f"{bytes_text(b.charged_peak_bytes)} under {other.name}"

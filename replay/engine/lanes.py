@@ -40,11 +40,17 @@ def _make_lane(spec: str, machine: Machine, overrides: Mapping[str, Any]) -> Lan
         facts["release"] = Release.parse(word)
     profile = profile_of(machine, facts)
     policy = policy_for(profile.release) if is_release else policy_named(word, profile.release)
-    recorded = profile_of(machine)
-    known = machine.kernel_release is not None
+    stated = {name: value for name, value in overrides.items() if _unknown(machine, name)}
+    recorded = profile_of(machine, stated)
+    known = machine.kernel_release is not None or "release" in stated
     factual = (
         known
         and policy is policy_for(recorded.release)
         and attrs.evolve(profile, assumed=()) == attrs.evolve(recorded, assumed=())
     )
     return Lane(spec, policy, profile, factual=factual, recorded_tdp=machine.tdp)
+
+
+def _unknown(machine: Machine, name: str) -> bool:
+    """Tell whether the header leaves a fact open: what the user says of it is then said of the recorded machine itself."""
+    return getattr(machine, "kernel_release" if name == "release" else name) is None

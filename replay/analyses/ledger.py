@@ -1,0 +1,82 @@
+"""Keep the findings of one pair of lanes: up to a limit a class, and all of them counted.
+
+A finding stands behind the horizon when it begins after an event whose result one of the two lanes gives differently: from
+there on userspace would have acted otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from replay.analyses.findings import CLASSES, ClassCount, Finding
+
+FINDINGS_KEPT: Final = 20_000
+"""Most findings that one pair keeps of one class; more are counted only."""
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One finding, which later events may still complete: where it becomes visible, where the lanes agree again."""
+
+    finding: Finding
+
+    def change(self, **fields: Any) -> None:
+        """Replace some fields of the finding."""
+        self.finding = attrs.evolve(self.finding, **fields)
+
+
+class Ledger:
+    """The findings of one pair."""
+
+    def __init__(self, horizon: Callable[[], int | None], kept: int = FINDINGS_KEPT) -> None:
+        """horizon: event of the first differing result that is known by now, None while there is none."""
+        self._horizon = horizon
+        self._kept_most = kept
+        self._entries: dict[str, list[Entry]] = {}
+        self._counts: dict[str, ClassCount] = {}
+        self.omitted = 0
+
+    def add(self, finding: Finding) -> Entry:
+        """Take a finding; the entry may be changed later."""
+        limit = self._horizon()
+        if limit is not None and finding.event > limit:
+            finding = attrs.evolve(finding, behind_horizon=True)
+        entry = Entry(finding)
+        entries = self._entries.setdefault(finding.divergence, [])
+        if len(entries) < self._kept_most:
+            entries.append(entry)
+        else:
+            self.omitted += 1
+            self._count(self._counts, finding)
+        return entry
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the findings that are kept, by event."""
+        kept = [entry.finding for entries in self._entries.values() for entry in entries]
+        return tuple(sorted(kept, key=_order))
+
+    def counts(self) -> tuple[ClassCount, ...]:
+        """Return all findings counted by class, weakest class first."""
+        counts = dict(self._counts)
+        for finding in self.findings():
+            self._count(counts, finding)
+        return tuple(counts[name] for name in CLASSES if name in counts)
+
+    @staticmethod
+    def _count(counts: dict[str, ClassCount], finding: Finding) -> None:
+        name, behind = finding.divergence, finding.behind_horizon
+        old = counts.get(name) or ClassCount(divergence=name, count=0, first_event=finding.event)
+        first = min(old.first_event, finding.event)
+        if behind and old.count:
+            first = old.first_event
+        elif not behind and not old.count:
+            first = finding.event
+        counts[name] = attrs.evolve(
+            old, count=old.count + (not behind), behind_horizon=old.behind_horizon + behind, first_event=first
+        )
+
+
+def _order(finding: Finding) -> tuple[int, int, str, tuple[int, ...]]:
+    place = tuple(-1 if number is None else number for number in (finding.vm, finding.as_id, finding.slot))
+    return (finding.event, CLASSES.index(finding.divergence), finding.catalogue, place)
