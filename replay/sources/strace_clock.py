@@ -36,13 +36,16 @@ class Stamps:
         self._day_ns = 0
         self._last_ns = 0
 
-    def ns(self, text: str) -> int:
-        """Return the time of a stamp that `advance` had first, while `eager`; of a relative one, the time come to."""
+    def ns(self, text: str) -> int | None:
+        """Return the time of a stamp that `advance` had first, while `eager`; of a relative one, the time come to.
+
+        None for a stamp of another clock than the first one's.
+        """
+        if (":" in text) != (self.clock == "time of day"):
+            return None
         if self.clock == "realtime":
             return decimal_ns(text)
-        if self.relative:
-            return self._last_ns
-        return self._of_day(text) if self.clock == "time of day" else decimal_ns(text)
+        return self._last_ns if self.relative else self._of_day(text)
 
     def advance(self, text: str) -> None:
         """Add the stamp of -r, of every line: it counts from the line before; the first one tells the clock only."""
@@ -66,8 +69,6 @@ class Stamps:
             self.clock, self.relative = "relative", True
 
     def _of_day(self, text: str) -> int:
-        if ":" not in text:
-            return self._last_ns
         hours, minutes, seconds = text.split(":")
         time_ns = self._day_ns + (int(hours) * 60 + int(minutes)) * 60 * NS_PER_SECOND + decimal_ns(seconds)
         if time_ns < self._last_ns - _DAY_NS // 2:  # midnight passed

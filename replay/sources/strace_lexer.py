@@ -140,6 +140,8 @@ class StraceLexer:
                     continue
                 task = int(pid or tid or 0) or self._tid
                 time_ns = None if stamp is None else stamps.ns(stamp)
+                if time_ns is None and stamp is not None:
+                    self.tally.add(self._place(number), "time of another clock than the first one's")
                 if name is not None:
                     record = self._call(number, line, found.end(), task, name, time_ns, pid_comm or comm or "")
                 elif resumed is not None:

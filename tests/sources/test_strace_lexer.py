@@ -266,6 +266,16 @@ class TestClocks:
         times = [r.enter_ns for r in found if isinstance(r, Syscall) and r.enter_ns is not None]
         assert [time - times[0] for time in times] == [0, 1_000_000_000, 1_500_000_000]
 
+    @pytest.mark.parametrize(
+        ("first", "second"), [("1795343273.5", "10:00:00"), ("10:00:00", "1795343273.5"), ("0.5", "10:00:00")]
+    )
+    def test_another_clock(self, first: str, second: str) -> None:
+        """A stamp of another clock, from a file put together, is no time; it is counted."""
+        lexer = StraceLexer([f"9 {first} close(3) = 0", f"9 {second} close(4) = 0"])
+        times = [r.enter_ns is None for r in lexer if isinstance(r, Syscall)]
+        assert times == [False, True]
+        assert [c.kind for c in lexer.tally.counters()] == ["time of another clock than the first one's"]
+
     def test_hostile_numbers(self) -> None:
         """No number in a line can grow beyond what an event holds."""
         found = records(f"9 {'9' * 400}.{'9' * 400} close({'9' * 400}) = {'9' * 400}", f"9 close(3) = 0 <{'9' * 400}>")

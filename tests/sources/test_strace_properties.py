@@ -173,7 +173,10 @@ class TestDamage:
             start = data.draw(st.integers(0, len(text)))
             end = min(len(text), start + data.draw(st.integers(0, 200)))
             noise = st.text("0123456789abcdefx<>(){}[]=,|?+-. \n", max_size=40).map(str.encode)
-            text[start:end] = data.draw(st.one_of(st.binary(max_size=20), noise, st.just(bytes(text[start:end]) * 2)))
+            other = data.draw(st.sampled_from(TEXTS))
+            place = data.draw(st.integers(0, len(other)))
+            piece = st.just(other[place : place + 300])
+            text[start:end] = data.draw(st.one_of(st.binary(max_size=20), noise, piece, st.just(bytes(text[start:end]) * 2)))
         try:
             got = read(bytes(text))
         except KvmReplayError:
