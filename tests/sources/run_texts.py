@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from replay.events import Event, HotEvent
+from replay.events import Event, HotEvent, MemslotSet
 from replay.header import Trailer
 from replay.runs import events_of
 from replay.sources import ioctls
@@ -224,6 +224,11 @@ class Imported:
     def count(self, kind: str) -> int:
         """Return how often a kind was counted."""
         return sum(counter.count for counter in self.trailer.counters if counter.kind.startswith(kind))
+
+
+def slots(events: Iterable[Event]) -> list[tuple[int, int | None]]:
+    """Return (slot, ret) of each memslot event, in order."""
+    return [(event.slot, event.ret) for event in events if isinstance(event, MemslotSet)]
 
 
 def imported_trace(text: bytes) -> Imported:

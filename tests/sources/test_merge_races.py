@@ -117,7 +117,7 @@ def impossible(events: list[object]) -> list[str]:
 class TestRaces:
     """Threads that race on one VM's slots."""
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.tuples(st.sampled_from(TIDS), st.integers(0, 47)), max_size=60))
     def test_every_order_is_possible(self, tmp_path: Path, choices: list[tuple[int, int]]) -> None:
         """Whatever the threads do, the events come in an order in which each had the result that it had."""

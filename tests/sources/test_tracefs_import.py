@@ -212,7 +212,7 @@ class TestMarks:
 class TestDamage:
     """Damaged text is counted or refused, never a traceback."""
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=60)
     @given(st.integers(0, 2**32), st.sampled_from(["pd-delete", "runsc-echo", "two-shadow-vms"]), st.booleans())
     def test_any_damage(self, tmp_path_factory: pytest.TempPathFactory, seed: int, name: str, beside: bool) -> None:
         """Bytes changed, lines cut, doubled, dropped and swapped: events come out, or an error of ours."""
