@@ -139,6 +139,8 @@ class Output:
 
     def write(self, data: bytes) -> None:
         """Write all bytes."""
+        if not data:
+            return
         try:
             left = memoryview(data)
             while left:

@@ -35,8 +35,6 @@ def _field_to_named(field: Field, value: Any, path: str) -> Any:
         if not field.accepts(value):
             raise refused(field, value, path)
         return list(value) if field.spec.shape == "uints" else value
-    if value is None and field.spec.optional:
-        return None
     here = f"{path}.{field.name}"
     assert field.spec.of is not None, "a field without a test holds nested values"
     if field.spec.shape == "value":

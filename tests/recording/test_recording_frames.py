@@ -13,7 +13,7 @@ from replay.errors import EventError, LimitError
 from replay.events import HotEvent, Task
 from replay.recording import KvmrReader
 from replay.recording.frames import SHAPES, decode_frame, encode_frame
-from replay.runs import Run, run_of
+from replay.runs import Constant, Run, run_of
 
 BIG = (1 << 64) - 1
 LOW = -(1 << 63)
@@ -48,6 +48,14 @@ class TestFrame:
             assert array.flags.aligned
             assert not array.flags.owndata
             assert array.tolist() == list(column)
+
+    def test_constants_that_differ(self) -> None:
+        """Runs of constants give the bytes of the lists that they stand for."""
+        events = [add(0, 1), add(0, 1), add(0, 2)]
+        runs = list(map(run_of, (events[:2], events[2:])))
+        constant = [Run(tasks=(), **{s.name: Constant(getattr(run, s.name)[0], len(run)) for s in SHAPES}) for run in runs]
+        assert encode_frame(constant, 0, 0) == encode_frame([run_of(events)], 0, 0)
+        assert encode_frame(constant[:1], 0, 0) == encode_frame([run_of(events[:2])], 0, 0)
 
     def test_half_a_place(self) -> None:
         """A row with a file and no line has no place; neither half is kept."""

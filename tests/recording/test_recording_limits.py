@@ -7,6 +7,7 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kvmrwriter import Block
 
 from recordings import (
     jsonl,
@@ -15,12 +16,15 @@ from recordings import (
     read_jsonl,
     small_events,
 )
-from replay.errors import LimitError, UnreadableError
-from replay.events import Mark, Observe, ObservedSlot, ObservedVm
+from replay.errors import DamagedError, EventError, LimitError, UnreadableError
+from replay.events import Mark, Observe, ObservedCount, ObservedSlot, ObservedVm
 from replay.header import Counter, Header, SourceFile, Trailer
 from replay.recording import JsonlReader, KvmrReader
-from replay.recording.codec import event_to_wire
-from replay.recording.limits import RECORD_BYTES
+from replay.recording.blocks import EVENTS as EVENTS_BLOCK
+from replay.recording.blocks import parse_block_header
+from replay.recording.codec import event_of_wire, event_to_wire
+from replay.recording.limits import RECORD_BYTES, RECORDING_EVENTS
+from replay.recording.named import event_of_named, event_to_named
 from replay.recording.wire import pack
 from replay.runs import events_of
 
@@ -39,7 +43,7 @@ class TestLimits:
         many = self.observation(65536)
         size = len(pack(event_to_wire(many)))
         assert size < RECORD_BYTES.most
-        assert read(kvmr([many]))[0] == read_jsonl(jsonl([many]))[0] == [many]
+        assert read(kvmr([many]))[0] == [many]
         slot = ObservedSlot(as_id=1, id=1, base_gfn=1 << 40, npages=1 << 40, flags=1 << 20, rmap=(1,))
         large = Observe(vm=0, state=ObservedVm(slots=(slot,) * ((RECORD_BYTES.most - 100) // 29)), label="x" * 100)
         room = RECORD_BYTES.most - len(pack(event_to_wire(large)))
@@ -60,6 +64,33 @@ class TestLimits:
             kvmr([], Header(), Trailer(counters=counters))
         fits = Header(sources=tuple(SourceFile(name=f"{i}.strace", format="strace") for i in range(4096)))
         assert read(kvmr([], fits))[1].header == fits
+
+    def test_recording(self) -> None:
+        """Event number 2^48-1 is the last that a block may hold."""
+        most = RECORDING_EVENTS.most
+        for first, legal in ((most - 1, True), (most, False)):
+            data, _ = Block(EVENTS_BLOCK, b"", 1).data(7, first)
+            if legal:
+                assert parse_block_header(data, 7, first).first_event == most - 1
+            else:
+                with pytest.raises(DamagedError, match=f"event number {most}"):
+                    parse_block_header(data, 7, first)
+
+    def test_lists(self) -> None:
+        """A list of 65536 items is written and read as JSON, one more is not."""
+        counts = (ObservedCount(0, 1),) * 65536
+        slot = ObservedSlot(as_id=0, id=1, base_gfn=0, npages=1, flags=0, counts=counts)
+        most, over = (
+            Observe(vm=0, state=ObservedVm(slots=(s,))) for s in (slot, attrs.evolve(slot, counts=(*counts, counts[0])))
+        )
+        assert event_of_named(event_to_named(most)) == event_of_wire(event_to_wire(most)) == most
+        for coding in (event_to_wire, event_to_named):
+            with pytest.raises(EventError, match=r"observe.state.slots\[0\].counts: found"):
+                coding(over)
+        named = event_to_named(most)
+        named["state"]["slots"][0]["counts"].append({"gfn": 0, "count": 1})
+        with pytest.raises(EventError, match=r"observe.state.slots\[0\].counts: found 65537 items"):
+            event_of_named(named)
 
 
 class TestReading:

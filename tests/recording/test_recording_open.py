@@ -63,6 +63,16 @@ class TestOpen:
         with pytest.raises(UnreadableError, match="no such file"):
             open_recording(tmp_path / "missing.kvmr")
 
+    def test_failing(self) -> None:
+        """So is a disk that fails at once."""
+
+        class Failing(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                raise OSError(5, "Input/output error")
+
+        with pytest.raises(UnreadableError, match="input/output error"):
+            open_recording(Failing())
+
 
 class TestInput:
     """Bytes that are peeked at are read again, by size and by line."""

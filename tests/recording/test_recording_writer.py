@@ -96,6 +96,11 @@ class TestSameBytes:
         assert kvmr_of_items([Mark(text="first"), *pieces]) == whole
         assert [block.events for block in payloads(whole)] == [0, 16384, 16384, 7233, 0]
 
+    def test_one_by_one(self) -> None:
+        """Nor does it when every event comes alone."""
+        events = [add(0, number % 7) for number in range(20000)]
+        assert kvmr_of_items(events) == kvmr(events)
+
     def test_decoded_columns(self) -> None:
         """Runs that come from a reader are written as runs of lists are, compressed or not."""
         events: list[HotEvent] = [add(vm=i % 2, gfn=i % 1000, ret=-(i % 5), time_ns=i * i) for i in range(20000)]
@@ -163,7 +168,7 @@ class TestFile:
             for item in items_of(small_events()):
                 writer.write(item)
             assert names(tmp_path) == ["boot.rec.part"]
-            assert writer.events == len(small_events())
+            assert (writer.events, writer.name) == (len(small_events()), str(path))
             writer.finish(TRAILER)
         assert names(tmp_path) == ["boot.rec"]
         reading = KvmrReader if cls is Writer else JsonlReader
@@ -293,6 +298,39 @@ class TestTrouble:
         events, reader = read(out.getvalue())
         assert events == [Mark(text="good")]
         assert reader.torn
+
+    def test_would_block(self) -> None:
+        """A pipe that takes nothing, and a disk that can not be synced or renamed on, are said as trouble."""
+
+        class Blocked(io.RawIOBase):
+            def writable(self) -> bool:
+                return True
+
+            def write(self, data: Any) -> None:
+                return None
+
+        with pytest.raises(UnwritableError, match="would block"):
+            Writer(Blocked(), HEADER)  # type: ignore[arg-type]
+        with pytest.raises(UnwritableError, match="fileno"):
+            Writer(io.BytesIO(), HEADER, durable=True)
+
+    def test_rename(self, tmp_path: Path) -> None:
+        """When the file can not get its name, .part stays as it is."""
+        writer = Writer(tmp_path / "a", HEADER)
+        (tmp_path / "a").mkdir()
+        with pytest.raises(UnwritableError, match="a: is a directory"):
+            writer.finish(TRAILER)
+        assert names(tmp_path) == ["a", "a.part"]
+        for cls in (Writer, JsonlWriter):
+            with pytest.raises(UnwritableError, match="is a directory"):
+                self.finish_too_late(cls, tmp_path / cls.__name__)
+
+    @staticmethod
+    def finish_too_late(cls: type[Writer | JsonlWriter], target: Path) -> None:
+        """Finish a recording whose name is taken meanwhile."""
+        with cls(target, HEADER, durable=True) as writer:
+            target.mkdir()
+            writer.finish(TRAILER)
 
     def test_misuse(self, tmp_path: Path) -> None:
         """Leaving without finish, writing after it and reading twice are programmer errors."""
