@@ -91,7 +91,7 @@ class Input:
                 if stat.S_ISDIR(mode):
                     raise UnreadableError("is a directory", where=self.name, expected="a file")
             self._spool = self._spooled()
-        return cast("BinaryIO", io.BufferedReader(_Again(self._spool), BLOCK_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_Again(self._spool, self), BLOCK_BYTES))
 
     def _spooled(self) -> IO[bytes]:
         """Keep a pipe's bytes, in memory while they are few."""
@@ -122,10 +122,10 @@ def inputs_of(paths: Sequence[str]) -> list[Input]:
 
 
 class _Again(io.RawIOBase):
-    """A reader with a position of its own over a shared spool."""
+    """A reader with a position of its own over a shared spool, which lives as long as its owner does."""
 
-    def __init__(self, spool: IO[bytes]) -> None:
-        self._spool, self._place = spool, 0
+    def __init__(self, spool: IO[bytes], owner: Input) -> None:
+        self._spool, self._owner, self._place = spool, owner, 0
 
     def readable(self) -> bool:
         return True

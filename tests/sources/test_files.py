@@ -1,5 +1,6 @@
 """Inputs are opened whatever they are kept in, can be read again, and fail only with this tool's errors."""
 
+import gc
 import gzip
 import io
 import lzma
@@ -115,6 +116,14 @@ class TestStandardInput:
         source = Input("-")
         assert (source.name, source.head(10)) == ("stdin", TEXT[:10])
         assert whole(source) == whole(source) == TEXT
+
+    def test_reader_keeps_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A reader can be read to its end after its input is forgotten."""
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT)))
+        stream = Input("-").open()
+        gc.collect()
+        with stream:
+            assert stream.read() == TEXT
 
     def test_named_pipe(self, tmp_path: Path) -> None:
         """A named pipe can be read twice as well."""
