@@ -326,9 +326,9 @@ class TestTrouble:
                 self.finish_too_late(cls, tmp_path / cls.__name__)
 
     @staticmethod
-    def finish_too_late(cls: type[Writer | JsonlWriter], target: Path) -> None:
+    def finish_too_late(writing: type[Writer | JsonlWriter], target: Path) -> None:
         """Finish a recording whose name is taken meanwhile."""
-        with cls(target, HEADER, durable=True) as writer:
+        with writing(target, HEADER, durable=True) as writer:
             target.mkdir()
             writer.finish(TRAILER)
 
