@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from replay.kvm.counters import Table
 from replay.kvm.vmalloc import Cost, slot_object_cost, vcalloc_cost
 
 # Arrays of a slot, in the order in which a CREATE allocates them (kvm_alloc_memslot_metadata() [6.1, 6.12]).
@@ -123,6 +124,11 @@ class Allocator:
     """Since `begin()`: what was allocated, freed, and refused (site, array, nominal bytes)."""
     forced: Callable[[str, str], bool] | None = None
     """Set for one call whose recorded -ENOMEM nobody attributed: refuses the allocation that the lane chooses."""
+
+    counters: Table = attrs.field(factory=Table, repr=False)
+    """What is in the write-track arrays of all VMs."""
+    driver_counts: Table = attrs.field(factory=lambda: Table("I"), repr=False)
+    """What is in the tables of external users; 2^32 outstanding adds of one gfn take hours of recording."""
 
     def begin(self, event: int) -> None:
         """Start a new event: forget the last one's effects."""

@@ -93,16 +93,8 @@ class _FastPath:
         vm = self.vm
         if vm.indirect_shadow_pages + delta < 0:
             return False
-        if level > 1:
-            counts = slot.arch.counts
-            index = gfn - slot.base_gfn
-            count = counts.get(index, 0) + delta
-            if count > U16_MAX or count < 0:
-                return False
-            if count:
-                counts[index] = count
-            else:
-                del counts[index]
+        if level > 1 and not slot.arch.counts.bump(gfn - slot.base_gfn, delta, U16_MAX):
+            return False
         vm.indirect_shadow_pages += delta
         return True
 

@@ -145,6 +145,7 @@ def kvm_destroy_vm(machine: Machine, vm: Vm, *, foreign_mm: bool) -> None:
     for space in vm.spaces:
         for slot in space.drop_all():
             kvm_free_memslot(vm, slot)
+    vm.external_adds.release()
     del machine.vms[vm.number]
     machine.gone[vm.number] = None
 

@@ -5,6 +5,7 @@ from typing import Final
 import attrs
 
 from replay.kvm.allocator import Allocation
+from replay.kvm.counters import NO_COUNTERS, Counters
 from replay.kvm.uapi import KVM_MEM_LOG_DIRTY_PAGES
 
 KVM_NR_PAGE_SIZES: Final = 3
@@ -29,7 +30,13 @@ class Arch:
     rmap: list[Allocation | None] = attrs.field(factory=lambda: [None] * KVM_NR_PAGE_SIZES)
     lpage_info: list[Allocation | None] = attrs.field(factory=lambda: [None] * (KVM_NR_PAGE_SIZES - 1))
     gfn_write_track: Allocation | None = None
-    counts: dict[int, int] = attrs.field(factory=dict)
+    counts: Counters = NO_COUNTERS
+
+    def drop_counters(self) -> None:
+        """Forget all counters, as their array is freed."""
+        if self.counts is not NO_COUNTERS:
+            self.counts.release()
+            self.counts = NO_COUNTERS
 
     def arrays(self) -> list[Allocation]:
         """List the arrays that are there."""

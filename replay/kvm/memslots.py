@@ -24,6 +24,8 @@ class Memslots:
         self._by_base: Any = SortedDict()
         self._orders = (IdHash(), IdHash())
         self._active = 0
+        self.layout: Any = None
+        """What bulk.py has worked out of the slots for its own use; see layout.py."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -35,6 +37,10 @@ class Memslots:
     def inactive_order(self) -> list[int]:
         """Return the ids in the order of the set that is not active; later walks depend on it."""
         return list(self._inactive())
+
+    def by_base(self) -> list[Memslot]:
+        """List the slots by first gfn."""
+        return list(self._by_base.values())
 
     def by_id(self, slot_id: int) -> Memslot | None:
         """Return the slot with this id. Source: id_to_memslot()."""

@@ -75,7 +75,7 @@ def kvm_arch_free_memslot(allocator: Allocator, slot: Memslot) -> None:
         slot.arch.lpage_info[index] = None
     allocator.free(slot.arch.gfn_write_track)
     slot.arch.gfn_write_track = None
-    slot.arch.counts = {}
+    slot.arch.drop_counters()
 
 
 def mmu_first_shadow_root_alloc(vm: Vm) -> int:

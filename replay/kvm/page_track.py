@@ -5,6 +5,7 @@ Source: arch/x86/kvm/mmu/page_track.c [6.1.192 for 5.16-6.5; 6.8 text for 6.6-6.
 """
 
 from replay.kvm.allocator import GFN_WRITE_TRACK, SITE_WT_CREATE, SITE_WT_REGISTER
+from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, OVERFLOW, UNDERFLOW, KernelLog
 from replay.kvm.memslot import Memslot
 from replay.kvm.uapi import KVM_X86_TDX_VM
@@ -26,7 +27,9 @@ def write_tracking_alloc(vm: Vm, slot: Memslot, site: str) -> bool:
     """Allocate a slot's array unless it is there; False is -ENOMEM. Source: kvm_page_track_write_tracking_alloc()."""
     if slot.arch.gfn_write_track is None:
         slot.arch.gfn_write_track = vm.allocator.vcalloc(site, GFN_WRITE_TRACK, 2 * slot.npages, vm.number, slot.key)
-        slot.arch.counts = {}
+        if slot.arch.gfn_write_track is not None:
+            slot.arch.counts = Counters(vm.allocator.counters, slot.base_gfn, slot.npages)
+            vm.spaces[slot.as_id].layout = None
     return slot.arch.gfn_write_track is not None
 
 
@@ -43,14 +46,8 @@ def update_gfn_write_track(slot: Memslot, gfn: int, delta: int, log: KernelLog) 
     Source: page_track.c update_gfn_write_track() [6.12], update_gfn_track() [6.1]; seen on both kernels.
     """
     index = gfn - slot.base_gfn
-    counts = slot.arch.counts
-    value = counts.get(index, 0) + delta
-    if value < 0 or value > U16_MAX:
-        log.add(UNDERFLOW if value < 0 else OVERFLOW)
-    elif value:
-        counts[index] = value
-    else:
-        del counts[index]
+    if not slot.arch.counts.bump(index, delta, U16_MAX):
+        log.add(UNDERFLOW if delta < 0 else OVERFLOW)
 
 
 def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:

@@ -6,6 +6,7 @@ values answer every later event alike, which is why the order of the inactive sl
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
@@ -101,8 +102,8 @@ def _array_state(array: Allocation | None) -> dict[str, Any] | None:
     }
 
 
-def _pairs(counts: dict[int, int]) -> list[list[int]]:
-    return [[key, counts[key]] for key in sorted(counts)]
+def _pairs(counts: Mapping[int, int]) -> list[list[int]]:
+    return [[key, count] for key, count in counts.items()]
 
 
 def structure_of(machine: Machine) -> list[Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import attrs
 
 from replay.kvm.allocator import Allocator
+from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import KernelLog
 from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
@@ -58,10 +59,11 @@ class Vm:
     dirty_ring: bool = False
     dirty_ring_with_bitmap: bool = False
     manual_dirty_log_protect: int = 0
-    external_adds: dict[int, int] = attrs.field(factory=dict)
+    external_adds: Counters = attrs.field(init=False)
     """Outstanding adds of external users by gfn: what a driver's own table holds (kvmgt: one entry a gfn)."""
 
     def __attrs_post_init__(self) -> None:
+        self.external_adds = Counters(self.allocator.driver_counts)
         count = kvm_arch_nr_memslot_as_ids(self.profile, self.type)
         self.spaces = [Memslots(as_id, count) for as_id in range(count)]
 

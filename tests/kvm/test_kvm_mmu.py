@@ -130,7 +130,7 @@ class TestShadowPages:
         pages = [(16, 2), (16, 2), (17, 1), (19, 4)]
         lane.hot(*[account(*page) for page in pages])
         result = lane.hot(*[unaccount(*page) for page in reversed(pages)])
-        assert (lane.vm.indirect_shadow_pages, lane.slot(1).arch.counts, result.removes) == (0, {}, 3)
+        assert (lane.vm.indirect_shadow_pages, dict(lane.slot(1).arch.counts), result.removes) == (0, {}, 3)
 
     def test_address_spaces(self) -> None:
         """A page of SMM counts in address space 1; a kernel with one address space counts all in it."""
@@ -157,7 +157,7 @@ class TestShadowPages:
         lane.set(1)
         assert lane.hot(account(16, 1)).log == []
         assert lane.hot(account(16, 2)).log == [(0, reason)]
-        assert (lane.vm.vm_bugged, lane.vm.indirect_shadow_pages, lane.slot(1).arch.counts) == (bugged, 2, {})
+        assert (lane.vm.vm_bugged, lane.vm.indirect_shadow_pages, dict(lane.slot(1).arch.counts)) == (bugged, 2, {})
 
     def test_shares_the_counter_with_external_users(self) -> None:
         """Shadow pages and external users count in one counter."""
