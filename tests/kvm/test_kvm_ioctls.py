@@ -134,6 +134,14 @@ class TestDirtyLog:
         lane.set(1, 200, base=512, flags=1)
         assert lane.do(DirtyLogClear(vm=0, slot=1, first_page=first, num_pages=num)).ret == ret
 
+    def test_nothing_to_read(self) -> None:
+        """A clear of no pages reads no bitmap, so that its pointer does not matter; a get always writes one."""
+        lane = Lane()
+        lane.set(1, 200, base=512, flags=1)
+        assert lane.do(DirtyLogClear(vm=0, slot=1, num_pages=0, fault=True)).ret == 0
+        assert lane.do(DirtyLogClear(vm=0, slot=1, num_pages=64, fault=True)).ret == -14
+        assert lane.do(DirtyLogGet(vm=0, slot=1, fault=True)).ret == -14
+
     @pytest.mark.parametrize("slot", [2, 32763, 32764, 2 << 16, 65535])
     def test_ids(self, slot: int) -> None:
         """An id that could be and is not there is ENOENT, one that can not be EINVAL."""
