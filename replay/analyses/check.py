@@ -75,11 +75,25 @@ class Checker:
     def run(self, items: Iterable[Item]) -> CheckReport:
         """Read all items and return the report."""
         for item in items:
-            if isinstance(item, Run):
-                self._run(item)
-            else:
-                self._event(item)
-        return self._report()
+            self.take(item)
+        return self.report()
+
+    def take(self, item: Item) -> None:
+        """Compare one item, for callers that watch a kernel while it answers; `mismatch_count` tells what came of it."""
+        if isinstance(item, Run):
+            self._run(item)
+        else:
+            self._event(item)
+
+    @property
+    def mismatch_count(self) -> int:
+        """Number of comparisons so far in which kernel and model do not agree."""
+        return sum(cells[0] - cells[1] for cells in self._facets.values())
+
+    def foresees(self, event: Observe) -> bool:
+        """Tell whether the allocations of an observation, if it has any, are those that the model made since the one before."""
+        row = None if event.areas is None else compare_areas(self._window, event.areas)
+        return row is None or row.agrees
 
     def _event(self, event: Event) -> None:
         number = self._events
@@ -220,7 +234,8 @@ class Checker:
     def _skip(self, reason: str, number: int) -> None:
         self._reasons.setdefault(reason, [0, number])[0] += 1
 
-    def _report(self) -> CheckReport:
+    def report(self) -> CheckReport:
+        """Return what was found so far."""
         checked = sum(cells[0] for cells in self._facets.values())
         agreed = sum(cells[1] for cells in self._facets.values())
         return CheckReport(
@@ -232,7 +247,7 @@ class Checker:
             checked=checked,
             agreed=agreed,
             not_checkable=sum(cells[0] for cells in self._reasons.values()),
-            mismatch_count=checked - agreed,
+            mismatch_count=self.mismatch_count,
             facets=tuple(Facet(name=name, checked=c[0], agreed=c[1]) for name, c in sorted(self._facets.items())),
             rules=tuple(Rule(kind=k, rule=r, source=s, checked=n) for (k, r, s), n in sorted(self._rules.items())),
             reasons=tuple(Reason(reason=name, count=c[0], first_event=c[1]) for name, c in sorted(self._reasons.items())),

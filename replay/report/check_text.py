@@ -10,19 +10,24 @@ from replay.report.plain import printable
 
 MISMATCHES_SHOWN: Final = 20
 """Most mismatches that get their own lines; JSON has more."""
-_STYLES: Final = {AGREES: "green", CONTRADICTED: "red", CANNOT_TELL: "yellow"}
+STYLES: Final = {AGREES: "green", CONTRADICTED: "red", CANNOT_TELL: "yellow"}
 
 
 def check_text(report: CheckReport, paint: Paint | None = None) -> Iterator[str]:
     """Yield the lines of the report."""
     paint = paint or Paint()
     yield paint("bold", f"{printable(report.title) or 'untitled recording'}: {report.events:,} events")
-    yield paint(_STYLES[report.status()], verdict(report))
+    yield paint(STYLES[report.status()], verdict(report))
     facts = [f"{fact.name}={fact.value}{'*' if fact.assumed else ''}" for fact in report.profile]
     yield f"  policy {report.policy}; {' '.join(facts)}"
     if any(fact.assumed for fact in report.profile):
         yield "  * assumed, neither recorded nor given with --profile"
-    yield from _mismatches(report, paint)
+    yield from mismatches_text(report, paint)
+    yield from facets_text(report, paint)
+
+
+def facets_text(report: CheckReport, paint: Paint) -> Iterator[str]:
+    """Yield what was compared, by kind, and what could not be, by reason."""
     if report.facets:
         yield paint("bold", "compared")
         rows = [("", "checked", "agree"), *((facet.name, f"{facet.checked:,}", f"{facet.agreed:,}") for facet in report.facets)]
@@ -44,7 +49,8 @@ def verdict(report: CheckReport) -> str:
     return f"model and kernel agree in all {report.checked:,} comparisons"
 
 
-def _mismatches(report: CheckReport, paint: Paint) -> Iterator[str]:
+def mismatches_text(report: CheckReport, paint: Paint) -> Iterator[str]:
+    """Yield the first mismatches with both sides and the rule."""
     if not report.mismatch_count:
         return
     yield paint("bold", "mismatches")
