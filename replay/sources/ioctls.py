@@ -163,7 +163,7 @@ def ioctl_number(text: str) -> int | None:
     number = NUMBERS.get(text)
     if number is not None:
         return number
-    if text[:1].isdigit():
+    if text[:1].isdecimal():
         return _literal(text.split(" ", 1)[0])
     match = _IOC_TEXT.match(text)
     if match is None:

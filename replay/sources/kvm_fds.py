@@ -222,7 +222,7 @@ class KvmFds:
 
 def _vcpu_index(note: str) -> int | None:
     kind, _, index = note.rpartition(":")
-    return int(index) if kind == "anon_inode:kvm-vcpu" and index.isdigit() and len(index) < 6 else None
+    return int(index) if kind == "anon_inode:kvm-vcpu" and index.isdecimal() and len(index) < 6 else None
 
 
 def _kind_by_result(cmd: int | None, ret: int | None) -> str:

@@ -254,7 +254,7 @@ class StraceLexer:
             self._odd = (number, text)
             return None
         if found[1].startswith("superseded"):
-            by = int(found[2]) if found[2].isdigit() and len(found[2]) < _NUMBER_DIGITS_MAX else None
+            by = int(found[2]) if found[2].isdecimal() and len(found[2]) < _NUMBER_DIGITS_MAX else None
             return TaskEnd(tid, number, superseded_by=by, time_ns=time_ns, file=self._file)
         self._pending.pop(tid, None)
         return TaskEnd(tid, number, found[1] == "killed by", None, time_ns, self._file)

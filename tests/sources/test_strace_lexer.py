@@ -276,6 +276,12 @@ class TestClocks:
         assert times == [False, True]
         assert [c.kind for c in lexer.tally.counters()] == ["time of another clock than the first one's"]
 
+    def test_digits_that_are_none(self) -> None:
+        """Superscript digits are letters here."""
+        (record,) = records("9 +++ superseded by execve in pid \xb2 +++")
+        assert isinstance(record, TaskEnd)
+        assert record.superseded_by is None
+
     def test_hostile_numbers(self) -> None:
         """No number in a line can grow beyond what an event holds."""
         found = records(f"9 {'9' * 400}.{'9' * 400} close({'9' * 400}) = {'9' * 400}", f"9 close(3) = 0 <{'9' * 400}>")

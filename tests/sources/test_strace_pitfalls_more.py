@@ -181,6 +181,13 @@ class TestNewerStrace:
         assert got.counted("continuation line") == 1
         assert got.not_understood() == []
 
+    def test_vcpu_without_a_number(self, tmp_path: Path) -> None:
+        """A vCPU's name may lack its number, or have one that is none."""
+        names = ["kvm-vcpu", "kvm-vcpu:", "kvm-vcpu:\xb2", "kvm-vcpu:x", "kvm-vcpu:99999999"]
+        got = lines(tmp_path, f"10 {CREATE}", *(f"10 ioctl(5<anon_inode:{name}>, KVM_RUN, 0) = 0" for name in names))
+        assert got.kinds() == ["vm.create"]
+        assert got.counted("KVM_RUN") == len(names)
+
     def test_unknown_lines(self, tmp_path: Path) -> None:
         """What is no line of strace is counted as not understood, with its place, and the rest is read."""
         got = lines(tmp_path, f"10 {CREATE}", "Booting from Hard Disk...", f"10 {SET}")
