@@ -20,9 +20,10 @@ from replay.sources.tally import Tally
 from replay.sources.tracefs import FORMAT, Walk, clock_of, first_time_ns
 from replay.sources.tracefs_calls import Emitter
 from replay.sources.tracefs_grammar import SyscallEnter, syscall_of, task_line
+from replay.sources.tracefs_items import ItemWriter
 from replay.sources.tracefs_lexer import Block, TracefsLexer
 from replay.sources.tracefs_owners import Owners
-from replay.sources.tracefs_pages import ItemWriter, PageFold
+from replay.sources.tracefs_pages import PageFold
 
 SAMPLE_BLOCKS_MAX: Final = 16
 """Blocks of the trace that are read ahead to align the two recordings."""
@@ -40,8 +41,8 @@ def sample_calls(blocks: Sequence[Block]) -> list[Sample]:
     """Return the first KVM calls of a trace, with their results as far as these blocks have them."""
     samples: list[Sample] = []
     waiting: dict[int, int] = {}
-    for row in (row for block in blocks for row in block.rows if b"sys_ioctl" in row[9]):
-        task = task_line(row[9])
+    for line in (line for block in blocks for line in block.lines if b"sys_ioctl" in line):
+        task = task_line(line)
         call = None if task is None else syscall_of(task.body)
         if task is None or call is None:
             continue
@@ -56,12 +57,14 @@ def sample_calls(blocks: Sequence[Block]) -> list[Sample]:
 
 
 def entering(blocks: Sequence[Block]) -> set[int]:
-    """Return the threads whose first line in these blocks is the entry of a call: nothing was under way before it."""
+    """Return the threads whose first line is the entry of a call: nothing was under way before it.
+
+    Only the first lines of the trace are looked at.
+    """
     seen: dict[int, bool] = {}
-    for row in (row for block in blocks for row in block.rows):
-        if row[0]:
-            seen.setdefault(int(row[0]), False)
-        elif (task := task_line(row[9])) is not None and task.tid not in seen:
+    for line in (line for block in blocks[:1] for line in block.lines):
+        task = task_line(line)
+        if task is not None and task.tid not in seen:
             seen[task.tid] = isinstance(syscall_of(task.body), SyscallEnter)
     return {tid for tid, enters in seen.items() if enters}
 
@@ -80,7 +83,7 @@ class MergedImport:
         blocks = iter(self._lexer)
         self._read = self._sampled(blocks)
         self._blocks = chain(self._read, blocks)
-        self._first_ns = first_time_ns(self._read[0] if self._read else None, latency=self._lexer.latency)
+        self._first_ns = first_time_ns(self._read[0] if self._read else None)
         known = self._strace.header
         self.header = attrs.evolve(
             known,
@@ -111,11 +114,11 @@ class MergedImport:
         threads = scan.lineage.first
         by_thread = not scan.lineage.makers_recorded
         owners = Owners(resolver, by_thread=by_thread, outside=lambda tid: tid not in threads)
-        emit = Emitter(resolver, owners, ItemWriter())
+        emit = Emitter(resolver, owners, ItemWriter(file, nested=self.header.machine.tdp is True))
         feed = StraceFeed(emit, self._pairing, MemslotPlaces(), tally, names)
         calls = PairedCalls(feed, tally, name, file, follows=len(threads) > 1)
         self._calls = calls
-        fold = PageFold(owners, emit.out, tally, name, file, calls.use)
+        fold = PageFold(owners, emit.out, tally, name, calls.use)
         return Walk(self._lexer, calls, fold, emit.out, tally, name, file, "shadow_pages")
 
     def items(self) -> Iterator[Item]:

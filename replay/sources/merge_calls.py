@@ -102,7 +102,7 @@ class PairedCalls:
         self.feed.gap.discard(call.vm)
         self.feed.emit.owners.enter(tid, call.vm)
         if self.feed.slots.opened(call) and call.vm is not None:
-            self.feed.emit.owners.pages_of(call.vm).watch(on=True)
+            self.feed.emit.owners.watch(call.vm, on=True)
 
     def exit(self, task: TaskLine, call: SyscallExit, line: int) -> None:
         """Take the result of a call: its events are written here, unless they had to come before."""
@@ -170,7 +170,7 @@ class PairedCalls:
             self._explain(call, time_ns)
             self._commit(call, time_ns, ret, place)
         if self.feed.slots.closed(call) and call.vm is not None and call.vm in self.feed.emit.owners.vms:
-            self.feed.emit.owners.pages_of(call.vm).watch(on=False)
+            self.feed.emit.owners.watch(call.vm, on=False)
         self.feed.emit.owners.leave(call.record.tid)
 
     def _explain(self, call: OpenCall, time_ns: int | None) -> None:

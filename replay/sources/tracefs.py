@@ -23,13 +23,14 @@ from replay.sources.tracefs_grammar import (
     event_name,
     lost_line,
     overwritten,
-    page_row,
+    page_event,
     syscall_of,
     task_line,
 )
+from replay.sources.tracefs_items import ItemWriter
 from replay.sources.tracefs_lexer import Block, TracefsLexer
 from replay.sources.tracefs_owners import Owners
-from replay.sources.tracefs_pages import ItemWriter, PageFold
+from replay.sources.tracefs_pages import PageFold
 
 BAD_LINES_MAX: Final = 100
 """Lines not understood before the first that is: more, and this is no tracefs text."""
@@ -61,10 +62,10 @@ class Walk:
     def items(self, blocks: Iterable[Block] | None = None) -> Iterator[Item]:
         """Yield what the lines give; blocks: of the lexer, when some were read ahead."""
         for block in self.lexer if blocks is None else blocks:
-            self.fold.microseconds = self.lexer.latency
-            rows = iter(block.rows)
-            while (row := self.fold.fold(rows)) is not None:
-                self._cold(row[9], self.fold.line)
+            lines = iter(block.lines)
+            while (line := self.fold.fold(lines)) is not None:
+                self._cold(line, self.fold.line)
+            self.out.spill()
             yield from self._ready()
         self._count_odd(last=True)
         self.calls.end()
@@ -89,8 +90,8 @@ class Walk:
             self.calls.enter(task, call, line)
         elif call is not None:
             self.calls.exit(task, call, line)
-        elif (row := page_row(task)) is not None:
-            self.fold.one(row, task.time_ns)
+        elif (page := page_event(task.body)) is not None:
+            self.fold.one(page, task.tid, task.time_ns, line)
         else:
             name = event_name(task.body)
             known = not task.body.startswith((b"kvm_mmu_get_page", b"kvm_mmu_prepare_zap_page", b"sys_ioctl"))
@@ -149,12 +150,10 @@ def clock_of(time_ns: int | None) -> str:
     return "realtime" if time_ns >= EPOCH_NS_MIN else "relative"
 
 
-def first_time_ns(block: Block | None, *, latency: bool) -> int | None:
+def first_time_ns(block: Block | None) -> int | None:
     """Return the time of a block's first line that has one."""
-    for row in block.rows if block is not None else ():
-        if row[1]:
-            return int(row[1]) * 1000 if latency else int(row[1]) * 1_000_000_000 + int(row[2]) * 1000
-        task = task_line(row[9]) if row[9] else None
+    for line in block.lines if block is not None else ():
+        task = task_line(line)
         if task is not None:
             return task.time_ns
     return None
@@ -166,8 +165,8 @@ def lineage_of(block: Block | None) -> Lineage:
     With option record-tgid each line names its process, and the calls that make tasks are not missed. Without it the trace
     says nothing: two threads whose makers are not known make the resolver tell VMs apart by the threads that call them.
     """
-    for row in block.rows if block is not None else ():
-        task = task_line(row[9]) if row[9] else None
+    for line in block.lines if block is not None else ():
+        task = task_line(line)
         if task is not None and task.tgid is not None:
             return Lineage(makers_recorded=True)
     return Lineage(first={0: (0, 0), 1: (0, 0)})
@@ -184,16 +183,16 @@ class TracefsImport:
         self._blocks = iter(self._lexer)
         self._first = next(self._blocks, None)
         self._tally = Tally()
-        clock = clock_of(first_time_ns(self._first, latency=self._lexer.latency))
+        clock = clock_of(first_time_ns(self._first))
         self.header = Header(sources=(SourceFile(name=name, format=FORMAT),), clock=clock)
         self._walk = self._make(name)
 
     def _make(self, name: str) -> Walk:
         lineage = lineage_of(self._first)
         resolver = Resolver(lineage, tally=self._tally, names=(name,))
-        out, owners = ItemWriter(), Owners(resolver, by_thread=not lineage.makers_recorded)
+        out, owners = ItemWriter(0), Owners(resolver, by_thread=not lineage.makers_recorded)
         calls = AloneCalls(Emitter(resolver, owners, out), lineage, self._tally, name, 0)
-        fold = PageFold(owners, out, self._tally, name, 0)
+        fold = PageFold(owners, out, self._tally, name)
         return Walk(self._lexer, calls, fold, out, self._tally, name, 0)
 
     def items(self) -> Iterator[Item]:

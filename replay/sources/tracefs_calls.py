@@ -11,8 +11,8 @@ from replay.sources.processes import Resolver
 from replay.sources.syscalls import ENTER, EXIT, Syscall
 from replay.sources.tally import Tally
 from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine
+from replay.sources.tracefs_items import ItemWriter
 from replay.sources.tracefs_owners import Owners
-from replay.sources.tracefs_pages import ItemWriter
 from replay.units import errno_name
 
 _BY_VALUE: Final = {

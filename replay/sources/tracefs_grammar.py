@@ -10,26 +10,20 @@ from typing import Final
 
 import attrs
 
+from replay.runs import ACCOUNT, UNACCOUNT
+
 # What follows the event name of every shadow-page event. `gen` and the level's letter came with 5.x; `pae` went with 5.2.
-_PAGE: Final = (
+_PAGE: Final = re.compile(
+    rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): +"
     rb"sp (?:gen [0-9a-f]+ )?gfn ([0-9a-f]{1,16}) l?([1-5])(?: \d-byte| !?pae)? q\d( direct)? [-w][-u][-x]( invalid)?"
-    rb" !?nxe (?:!?ad )?root \d+ (?:un)?sync"
+    rb" !?nxe (?:!?ad )?root \d+ (?:un)?sync(| new| existing)\s*"
 )
-_PAGE_EVENT: Final = rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): " + _PAGE + rb"(| new| existing)\n|(.*)\n"
 # comm is right-aligned in 16 columns and has at most 15 bytes, whatever bytes: count columns, never search for a dash.
 # Numbers are bounded by what the kernel can print: PID_MAX_LIMIT is 2^22, and times are below 2^63 ns.
-_TASK: Final = rb"(?m)^.{16}-(\d{1,7}) +(?:\([ \d-]{7}\) )?\[\d{3,5}\] (?:[a-zA-Z.]\S{3,5} )? *(\d{1,9}|[1-8]\d{9})\.(\d{6}): "
-# The latency format: comm in 8 columns, CPU and flags without a space between them, microseconds since the trace began.
-_LATENCY_TASK: Final = rb"(?m)^.{8}-(\d{1,7}) +\d{1,5}[a-zA-Z.]\S{3,5} +(\d{1,15})()us.: "
-
-PAGE_LINES: Final = re.compile(_TASK + _PAGE_EVENT)
-"""One match a line. Groups: tid, seconds, microseconds, event, gfn (hex), level, direct, invalid, made, and the whole line when
-it is not a shadow-page event in the usual columns."""
-LATENCY_PAGE_LINES: Final = re.compile(_LATENCY_TASK + _PAGE_EVENT)
-"""The same for the latency format; the seconds group holds microseconds and the microseconds group is empty."""
-
-Row = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
-"""Groups of PAGE_LINES for one line."""
+USUAL_COLUMNS: Final = re.compile(
+    rb"(.{16}-(\d{1,7}) +)(?:\([ \d-]{7}\) )?\[\d{3,5}\] (?:[a-zA-Z.]\S{3,5} )? *(\d{1,9}|[1-8]\d{9})\.(\d{6}): "
+)
+"""What stands before the event in the usual columns. Groups: all up to the thread id's padding, tid, seconds, microseconds."""
 
 # Any columns: matched from the right, because comm may hold spaces, dashes and brackets.
 _ANY_LINE: Final = re.compile(
@@ -40,9 +34,6 @@ _ANY_LINE: Final = re.compile(
 )
 SECONDS_MAX: Final = 9_000_000_000
 """No time of a trace is later than this: it would not fit 63 bits of nanoseconds."""
-_PAGE_BODY: Final = re.compile(
-    rb"kvm_mmu_(get_page|prepare_zap_page|sync_page|unsync_page): +" + _PAGE + rb"(| new| existing)\s*"
-)
 _ENTER: Final = re.compile(rb"sys_(\w+)\((.*)\)\s*")
 _EXIT: Final = re.compile(rb"sys_(\w+) -> 0x([0-9a-f]{1,16})\s*")
 _ARGUMENT: Final = re.compile(rb"(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
@@ -112,16 +103,38 @@ def _time_ns(match: re.Match[bytes]) -> int | None:
     return seconds * 1_000_000_000 + int(fraction.ljust(9, b"0"))
 
 
-def page_row(task: TaskLine) -> Row | None:
-    """Return the groups of PAGE_LINES for a shadow-page event in unusual columns; None when its words are not understood.
+@attrs.frozen
+class PageEvent:
+    """A shadow-page event: ACCOUNT, UNACCOUNT or 0 for one without effect; words: its name and what makes it so.
 
-    The seconds and microseconds groups are left empty: the time is in the task line.
+    The accounting rule: get_page that made a page, not direct, accounts it; the first zap of such a page takes it back. A root
+    in use is zapped twice, the second time as invalid. Level 1 is accounted as well, it counts no write track.
+    Source: arch/x86/kvm/mmu/mmu.c account_shadowed(), unaccount_shadowed(), sp_has_gptes(), __kvm_mmu_prepare_zap_page().
     """
-    match = _PAGE_BODY.fullmatch(task.body)
+
+    kind: int
+    gfn: int
+    level: int
+    words: str
+
+
+def page_event(body: bytes) -> PageEvent | None:
+    """Parse the body of a shadow-page event in any release's words; None for any other body, and for one cut short.
+
+    >>> page_event(b"kvm_mmu_get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new").gfn == 0x8B0
+    True
+    """
+    match = _PAGE.fullmatch(body)
     if match is None:
         return None
-    event, gfn, level, direct, invalid, made = (part or b"" for part in match.groups())
-    return (str(task.tid).encode(), b"", b"", event, gfn, level, direct, invalid, made, b"")
+    event, gfn, level, direct, invalid, made = match.groups(b"")
+    if (event == b"get_page") != bool(made):
+        return None
+    kind = 0
+    if not direct and not invalid:
+        kind = ACCOUNT if made == b" new" else UNACCOUNT if event == b"prepare_zap_page" else 0
+    words = b"kvm_mmu_" + event + direct + invalid + made
+    return PageEvent(kind, int(gfn, 16), int(level), words.decode())
 
 
 def syscall_of(body: bytes) -> SyscallEnter | SyscallExit | None:

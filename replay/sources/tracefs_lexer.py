@@ -1,4 +1,4 @@
-"""Split tracefs text into blocks of lines, with one compiled expression over each: import time is mostly spent here."""
+"""Split tracefs text into blocks of lines."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -6,20 +6,19 @@ from typing import Final
 import attrs
 
 from replay.errors import TraceSyntaxError
-from replay.sources.tracefs_grammar import LATENCY_PAGE_LINES, PAGE_LINES, Row
 
 BLOCK_BYTES: Final = 1 << 18
-"""Text that is matched at once: large enough that the cost of a call vanishes, small enough that its rows stay in cache."""
+"""Text that is split at once: large enough that the cost of a call vanishes, small enough that its lines stay in cache."""
 LINE_BYTES_MAX: Final = 1 << 20
 """Longest line that is believed to be text."""
 
 
 @attrs.frozen
 class Block:
-    """Some consecutive lines: the number of the first one, from 1, and one row for each."""
+    """Some consecutive lines without their ends; first_line: the number of the first one, from 1."""
 
     first_line: int
-    rows: list[Row]
+    lines: list[bytes]
 
 
 class TracefsLexer:
@@ -31,20 +30,16 @@ class TracefsLexer:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
-        self.latency = False
         self.cut = False
 
     def __iter__(self) -> Iterator[Block]:
         """Yield blocks; raises TraceSyntaxError for text without line ends."""
         line = 1
-        pattern = PAGE_LINES
         for text in self._texts():
-            if line == 1:
-                self.latency = _is_latency(text)
-                pattern = LATENCY_PAGE_LINES if self.latency else PAGE_LINES
-            rows = pattern.findall(text)
-            yield Block(line, rows)
-            line += len(rows)
+            lines = text.split(b"\n")
+            lines.pop()
+            yield Block(line, lines)
+            line += len(lines)
 
     def _texts(self) -> Iterator[bytes]:
         """Yield whole lines, BLOCK_BYTES or more at a time."""
@@ -77,12 +72,3 @@ def _cut(text: bytes) -> Iterator[bytes]:
         end = text.find(b"\n", min(start + BLOCK_BYTES, len(text) - 1)) + 1
         yield text[start:end]
         start = end
-
-
-def _is_latency(text: bytes) -> bool:
-    """Say whether a trace is in the latency format: its header says so, or more of its first lines read that way."""
-    head = text[: 1 << 14]
-    if b"# latency trace" in head:
-        return True
-    latency = sum(1 for row in LATENCY_PAGE_LINES.findall(head) if not row[9])
-    return latency > sum(1 for row in PAGE_LINES.findall(head) if not row[9])

@@ -54,10 +54,15 @@ class VmPages:
 
 @attrs.frozen
 class Lane:
-    """A thread's place: the VM whose pages its lines change, and (pid, tid)."""
+    """A thread's place: the VM whose pages its lines change, and (pid, tid). sure: so until something changes."""
 
     pages: VmPages
     task: tuple[int, int]
+    sure: bool = False
+
+
+FastLane = tuple[int, dict[int, int], int]
+"""VM, its live pages, and the index of the thread's task."""
 
 
 def page_key(gfn: int, level: int) -> int:
@@ -67,11 +72,12 @@ def page_key(gfn: int, level: int) -> int:
 
 @attrs.define
 class Owners:
-    """Answers "whose page is this", remembers the answer for a thread until something changes.
+    """Answers "whose page is this", and says when the answer for a thread may have changed.
 
     by_thread: processes are not known, so a thread's own VM is the one that it called, not its process's.
     outside: says of a thread that it is none of the recorded run: a kernel thread, or a stranger; None: there are none.
     strangers: threads outside that were seen to work for a VM of their own.
+    fast: sure answers by what a thread's lines begin with, for VMs of which nothing is awaited.
     """
 
     _tasks: Tasks
@@ -79,33 +85,50 @@ class Owners:
     outside: Callable[[int], bool] | None = None
     strangers: set[int] = attrs.field(factory=set)
     vms: dict[int, VmPages] = attrs.field(factory=dict)
-    fast: dict[bytes, Lane] = attrs.field(factory=dict)
+    fast: dict[bytes, FastLane] = attrs.field(factory=dict)
     _calls: dict[int, int] = attrs.field(factory=dict)
+    _heads: dict[int, list[bytes]] = attrs.field(factory=dict)
 
     def enter(self, tid: int, vm: int | None) -> None:
         """Say that a thread is now inside a call on a VM (or its vCPU or device)."""
-        self.fast.pop(b"%d" % tid, None)
+        self._change(tid)
         if vm is not None:
             self._calls[tid] = vm
 
     def leave(self, tid: int) -> None:
         """Say that a thread's call has returned."""
-        self.fast.pop(b"%d" % tid, None)
+        self._change(tid)
         self._calls.pop(tid, None)
+
+    def remember(self, tid: int, head: bytes, lane: FastLane) -> None:
+        """Keep a sure answer for lines that begin so, until something changes."""
+        if head not in self.fast:
+            self._heads.setdefault(tid, []).append(head)
+        self.fast[head] = lane
+
+    def _change(self, tid: int) -> None:
+        for head in self._heads.pop(tid, ()):
+            self.fast.pop(head, None)
 
     def forget(self) -> None:
         """Forget what was concluded: tasks, fds or VMs have changed."""
         self.fast.clear()
+        self._heads.clear()
 
     def gone(self, vm: int) -> None:
         """Forget a VM that was destroyed."""
         self.vms.pop(vm, None)
         self._calls = {tid: number for tid, number in self._calls.items() if number != vm}
-        self.fast.clear()
+        self.forget()
 
     def pid_of(self, tid: int) -> int:
         """Return the process of a thread."""
         return self._tasks.pid_of(tid)
+
+    def watch(self, vm: int, *, on: bool) -> None:
+        """Note whether memslot calls of a VM are under way."""
+        self.pages_of(vm).watch(on=on)
+        self.forget()
 
     def pages_of(self, vm: int) -> VmPages:
         """Return the pages of a VM, none at first."""
@@ -114,15 +137,12 @@ class Owners:
             pages = self.vms[vm] = VmPages(vm)
         return pages
 
-    def lane(self, tid_text: bytes, key: int, *, zap: bool) -> Lane | None:
-        """Return the place of a line, None when it can be none or several VMs'. A sure answer is kept in `fast`."""
-        tid = int(tid_text)
+    def lane(self, tid: int, key: int, *, zap: bool) -> Lane | None:
+        """Return the place of a line, None when it can be none or several VMs'."""
         task = (self._tasks.pid_of(tid), tid)
         vm = self._sure(tid)
         if vm is not None:
-            lane = Lane(self.pages_of(vm), task)
-            self.fast[tid_text] = lane
-            return lane
+            return Lane(self.pages_of(vm), task, sure=True)
         vm = self._holder(tid, key) if zap else self._runner(tid)
         return None if vm is None else Lane(self.pages_of(vm), task)
 

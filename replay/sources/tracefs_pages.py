@@ -1,56 +1,25 @@
-"""Turn shadow-page lines into hot events: the accounting rule, applied to whole blocks of lines.
-
-get_page, new, not direct: account_shadowed(). prepare_zap_page, not direct, not yet invalid: unaccount_shadowed(). A root that is
-in use is zapped twice, the second time as invalid. Level 1 is accounted as well, it counts no write track.
-Source: arch/x86/kvm/mmu/mmu.c account_shadowed(), unaccount_shadowed(), sp_has_gptes(), __kvm_mmu_prepare_zap_page().
-"""
+"""Turn the lines of shadow-page events into accounted pages of VMs, quickly: a trace is mostly made of them."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
 
-from replay.events import Event, Lost, ShadowRootAlloc, Source, Task
-from replay.runs import ACCOUNT, UNACCOUNT, Item, RunBuilder
+from replay.events import Lost, ShadowRootAlloc, Source, Task
+from replay.runs import ACCOUNT
 from replay.sources.tally import Tally
-from replay.sources.tracefs_grammar import Row
+from replay.sources.tracefs_grammar import USUAL_COLUMNS, PageEvent, page_event
+from replay.sources.tracefs_items import ItemWriter
 from replay.sources.tracefs_owners import Lane, Owners, page_key
 
-_LEVELS: Final = {b"1": 1, b"2": 2, b"3": 3, b"4": 4, b"5": 5}
 AMBIGUOUS: Final = "shadow page of a thread that belongs to no known VM, or to several"
 OUTSIDE: Final = "shadow page of a process outside the recording"
 AFTER_END: Final = "shadow page zapped by a process that has no VM any more, or none yet"
 UNSEEN: Final = "shadow page zapped whose creation was not recorded"
 LEVEL_5: Final = "level 5 shadow page: a passthrough root, which accounts nothing, prints the same text"
 ROLE_BITS: Final = "role bits not printed in text: smm, guest_mode (pages taken as address space 0, not nested)"
-
-
-@attrs.define
-class ItemWriter:
-    """Put events and runs in order: a structural event closes the run before it."""
-
-    runs: RunBuilder = attrs.field(factory=RunBuilder)
-    _out: list[Item] = attrs.field(factory=list)
-
-    def event(self, event: Event) -> None:
-        """Write one structural event."""
-        self.close()
-        self._out.append(event)
-
-    def close(self) -> None:
-        """End the run that is being gathered."""
-        run = self.runs.take()
-        if run is not None:
-            self._out.append(run)
-
-    def full(self, item: Item) -> None:
-        """Write a run that is complete."""
-        self._out.append(item)
-
-    def drain(self) -> list[Item]:
-        """Return what is ready and forget it."""
-        out, self._out = self._out, []
-        return out
+WORDS_MAX: Final = 1 << 16
+"""Most bodies of events, and beginnings of lines, that are remembered; more are parsed again."""
 
 
 @attrs.frozen
@@ -62,104 +31,126 @@ class Use:
     time_ns: int | None
 
 
+Known = tuple[int, int, int, int, bytes, int]
+"""Columns of a line (end of the thread id, first digit of the seconds, the dot, the event), the second, and that in ns."""
+
+
 @attrs.define
 class PageFold:
-    """Folds rows of `tracefs_grammar.PAGE_LINES` into runs.
+    """Takes the lines of shadow-page events.
 
-    name, file: of the trace, for places. on_use: called before a page of a watched VM is accounted.
+    name: of the trace, for places. on_use: called before a page of a watched VM is accounted.
+
+    The kernel prints the same body for the same page again and again, in the same columns: what a body means, and whose
+    thread a line begins with, is remembered, and a line that is known in all of its parts is not parsed.
     """
 
     owners: Owners
     out: ItemWriter
     tally: Tally
     name: str
-    file: int
     on_use: Callable[[Use], None] | None = None
-    microseconds: bool = False
     line: int = 0
-    _unowned: set[bytes] = attrs.field(factory=set)
-    _ignored: dict[tuple[bytes, bytes, bytes, bytes], list[int]] = attrs.field(factory=dict)
+    _known: Known = (0, 0, 0, 0, b"", 0)
+    _pages: dict[bytes, tuple[int, int, int, int]] = attrs.field(factory=dict)
+    _ignored: dict[bytes, list[int]] = attrs.field(factory=dict)
+    _counts: dict[str, list[int]] = attrs.field(factory=dict)
+    _unowned: set[int] = attrs.field(factory=set)
 
-    def fold(self, rows: Iterator[Row]) -> Row | None:
-        """Fold rows up to one that is no shadow-page event in the usual columns, and return that; None at their end.
+    def fold(self, lines: Iterator[bytes]) -> bytes | None:
+        """Take lines up to one that is no shadow-page event in the usual columns, and return that; None at their end.
 
-        `line` is the number of the line before the first row, and afterwards of the last one taken.
-        The loop is what an import spends its time in: what is rare goes to `_count`.
+        `line` is the number of the line before the first one, and afterwards of the last one taken.
         """
-        fast, append = self.owners.fast, self.out.runs.append
-        last_secs, base_ns, line = b"", 0, self.line
+        pages, ignored, fast, add, line = self._pages, self._ignored, self.owners.fast, self.out.rows.append, self.line
+        task_end, seconds, dot, body, second, second_ns = self._known
+        micros, stop = dot + 1, body - 2
         found = None
-        for row in rows:
-            tid, secs, frac, event, gfn_hex, level_text, direct, invalid, made, other = row
+        for text in lines:
             line += 1
-            if other or not tid:
-                found = row
-                break
-            if direct or invalid or (made != b" new" if event == b"get_page" else event != b"prepare_zap_page"):
-                self._ignore(event, direct, invalid, made, line)
-                continue
-            if secs != last_secs:
-                last_secs, base_ns = secs, int(secs) * (1000 if self.microseconds else 1_000_000_000)
-            time_ns = base_ns + int(frac) * 1000 if frac else base_ns
-            lane = fast.get(tid)
-            level = _LEVELS[level_text]
-            if lane is None or lane.pages.slow or level == 5:
-                self._count(row, time_ns, line)
-                continue
-            gfn = int(gfn_hex, 16)
-            key, live = gfn << 3 | level, lane.pages.live
-            if made:
-                live[key] = live.get(key, 0) + 1
+            event = text[body:]
+            page = pages.get(event)
+            if page is not None:
+                lane = fast.get(text[:task_end])
+                micro = text[micros:stop]
+                if lane is not None and text[seconds:dot] == second and micro.isdigit():
+                    kind, gfn, level, key = page
+                    vm, live, task = lane
+                    if kind == ACCOUNT:
+                        live[key] = live.get(key, 0) + 1
+                    elif (count := live.pop(key, 0)) > 1:
+                        live[key] = count - 1
+                    elif not count:
+                        self._unseen(line)
+                    add((kind, vm, gfn, level, task, second_ns + int(micro) * 1000, line))
+                    continue
             else:
-                self._drop(live, key, line)
-            run = append(
-                ACCOUNT if made else UNACCOUNT,
-                lane.pages.vm,
-                gfn,
-                level=level,
-                task=lane.task,
-                time_ns=time_ns,
-                file=self.file,
-                line=line,
-            )
-            if run is not None:
-                self.out.full(run)
+                cell = ignored.get(event)
+                if cell is not None:
+                    cell[0] += 1
+                    continue
+            if not self._parse(text, line):
+                found = text
+                break
+            task_end, seconds, dot, body, second, second_ns = self._known
+            micros, stop = dot + 1, body - 2
         self.line = line
         return found
 
-    def one(self, row: Row, time_ns: int | None) -> None:
-        """Take the row of the current line by itself, when its columns are unusual."""
-        event, direct, invalid, made = row[3], *row[6:9]
-        if direct or invalid or (made != b" new" if event == b"get_page" else event != b"prepare_zap_page"):
-            self._ignore(event, direct, invalid, made, self.line)
-        else:
-            self._count(row, time_ns, self.line)
+    def _parse(self, text: bytes, line: int) -> bool:
+        """Take a line that is not known in all of its parts, and learn them; False when it is not of this kind."""
+        head = USUAL_COLUMNS.match(text)
+        if head is None:
+            return False
+        page = page_event(text[head.end() :])
+        if page is None:
+            return False
+        second_ns = int(head[3]) * 1_000_000_000
+        self._known = (head.end(1), head.start(3), head.end(3), head.end(), head[3], second_ns)
+        self._learn(text[head.end() :], page, line)
+        tid = int(head[2])
+        self.one(page, tid, second_ns + int(head[4]) * 1000, line, head=head[1])
+        return True
+
+    def _learn(self, body: bytes, page: PageEvent, line: int) -> None:
+        for table in (self._pages, self._ignored):
+            if len(table) >= WORDS_MAX:
+                table.clear()
+        if not page.kind:
+            self._ignored[body] = self._counts.setdefault(page.words, [0, line])
+        elif page.level < 5:
+            self._pages[body] = (page.kind, page.gfn, page.level, page_key(page.gfn, page.level))
+
+    def one(self, page: PageEvent, tid: int, time_ns: int | None, line: int, *, head: bytes = b"") -> None:
+        """Take one shadow-page event: find whose it is, write what has to come before it, and account it.
+
+        head: what the lines of its thread begin with, to know them again by.
+        """
+        if not page.kind:
+            self._counts.setdefault(page.words, [0, line])[0] += 1
+            return
+        made, key = page.kind == ACCOUNT, page_key(page.gfn, page.level)
+        lane = self.owners.lane(tid, key, zap=not made)
+        if lane is None:
+            self._unplaced(tid, time_ns, line, made=made)
+            return
+        if page.level == 5:
+            self.tally.add(self._place(line), LEVEL_5)
+        self._before(lane, page.gfn, time_ns, line, made=made)
+        pages, task = lane.pages, self.out.task_index(lane.task)
+        count = pages.live.pop(key, 0)
+        if made or count > 1:
+            pages.live[key] = count + 1 if made else count - 1
+        elif not count:
+            self._unseen(line)
+        self.out.rows.append((page.kind, pages.vm, page.gfn, page.level, task, time_ns, line))
+        if lane.sure and not pages.slow and head:
+            self.owners.remember(tid, head, (pages.vm, pages.live, task))
 
     def end(self) -> None:
         """Hand over what was counted by the way."""
-        for words, (count, first) in self._ignored.items():
-            self.tally.add(self._place(first), (b"kvm_mmu_" + b"".join(words)).decode(), "ignored", count)
-
-    def _count(self, row: Row, time_ns: int | None, line: int) -> None:
-        """Find whose page it is, write what has to come before it, and account it."""
-        tid_text, gfn, level, made = row[0], int(row[4], 16), _LEVELS[row[5]], bool(row[8])
-        key = page_key(gfn, level)
-        lane = self.owners.lane(tid_text, key, zap=not made)
-        if lane is None:
-            self._unplaced(tid_text, time_ns, line, made=made)
-            return
-        if level == 5:
-            self.tally.add(self._place(line), LEVEL_5)
-        self._before(lane, gfn, time_ns, line, made=made)
-        if made:
-            lane.pages.live[key] = lane.pages.live.get(key, 0) + 1
-        else:
-            self._drop(lane.pages.live, key, line)
-        kind = ACCOUNT if made else UNACCOUNT
-        vm, task = lane.pages.vm, lane.task
-        run = self.out.runs.append(kind, vm, gfn, level=level, task=task, time_ns=time_ns, file=self.file, line=line)
-        if run is not None:
-            self.out.full(run)
+        for words, (count, first) in self._counts.items():
+            self.tally.add(self._place(first), words, "ignored", count)
 
     def _before(self, lane: Lane, gfn: int, time_ns: int | None, line: int, *, made: bool) -> None:
         """Write the slot that the page is the first use of, and the shadow root that KVM must have allocated before."""
@@ -168,14 +159,14 @@ class PageFold:
         if not lane.pages.rooted:
             # mmu.c mmu_alloc_shadow_roots() calls mmu_first_shadow_root_alloc() before the first shadow page can be made.
             lane.pages.root()
-            source, task = Source(self.file, line), Task(*lane.task)
+            source, task = Source(self.out.file, line), Task(*lane.task)
             vm = lane.pages.vm
-            self.out.event(ShadowRootAlloc(vm=vm, ret=0, inferred=True, task=task, time_ns=time_ns, source=source))
+            nested = self.out.nested
+            self.out.event(ShadowRootAlloc(vm=vm, ret=0, nested=nested, inferred=True, task=task, time_ns=time_ns, source=source))
             self.tally.add(self._place(line), ROLE_BITS, "ignored")
 
-    def _unplaced(self, tid_text: bytes, time_ns: int | None, line: int, *, made: bool) -> None:
+    def _unplaced(self, tid: int, time_ns: int | None, line: int, *, made: bool) -> None:
         """Count a line that has no VM; mark the first one of each thread."""
-        tid = int(tid_text)
         if self.owners.is_outside(tid):
             if made:
                 self.owners.strangers.add(tid)
@@ -185,29 +176,15 @@ class PageFold:
             self.tally.add(self._place(line), AFTER_END, "ignored")
             return
         self.tally.add(self._place(line), AMBIGUOUS)
-        if tid_text not in self._unowned:
-            self._unowned.add(tid_text)
+        if tid not in self._unowned:
+            self._unowned.add(tid)
             task = Task(self.owners.pid_of(tid), tid)
             self.out.event(
-                Lost(what=AMBIGUOUS, affects="shadow_pages", task=task, time_ns=time_ns, source=Source(self.file, line))
+                Lost(what=AMBIGUOUS, affects="shadow_pages", task=task, time_ns=time_ns, source=Source(self.out.file, line))
             )
 
-    def _drop(self, live: dict[int, int], key: int, line: int) -> None:
-        count = live.get(key, 0)
-        if count > 1:
-            live[key] = count - 1
-        elif count:
-            del live[key]
-        else:
-            self.tally.add(self._place(line), UNSEEN, "lost")
-
-    def _ignore(self, event: bytes, direct: bytes, invalid: bytes, made: bytes, line: int) -> None:
-        words = (event, direct, invalid, made)
-        cell = self._ignored.get(words)
-        if cell is None:
-            self._ignored[words] = [1, line]
-        else:
-            cell[0] += 1
+    def _unseen(self, line: int) -> None:
+        self.tally.add(self._place(line), UNSEEN, "lost")
 
     def _place(self, line: int) -> str:
         return f"{self.name}:{line}"

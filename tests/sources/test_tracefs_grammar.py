@@ -2,17 +2,18 @@
 
 import pytest
 
+from replay.runs import ACCOUNT, UNACCOUNT
 from replay.sources.tracefs_grammar import (
-    LATENCY_PAGE_LINES,
-    PAGE_LINES,
+    USUAL_COLUMNS,
     LostLine,
+    PageEvent,
     SyscallEnter,
     SyscallExit,
     event_name,
     looks_like_tracefs,
     lost_line,
     overwritten,
-    page_row,
+    page_event,
     syscall_of,
     task_line,
 )
@@ -70,57 +71,88 @@ class TestTaskLine:
         assert task_line(line) is None
 
 
-class TestPageLines:
-    """The expression that whole blocks are matched by."""
+BODIES = [
+    (b"get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new", PageEvent(ACCOUNT, 0x8B0, 2, "get_page new")),
+    (b"get_page: sp gen 0 gfn 0 l1 8-byte q0 direct -ux nxe ad root 0 sync new", PageEvent(0, 0, 1, "get_page direct new")),
+    (b"get_page: sp gen 0 gfn 0 l1 8-byte q0 -ux nxe ad root 0 unsync existing", PageEvent(0, 0, 1, "get_page existing")),
+    (b"prepare_zap_page: sp gen 255 gfn 1 l4 8-byte q0 wux nxe ad root 1 sync", PageEvent(UNACCOUNT, 1, 4, "prepare_zap_page")),
+    (b"prepare_zap_page: sp gen 1 gfn 1 l2 4-byte q3 --- !nxe !ad root 1 unsync", PageEvent(UNACCOUNT, 1, 2, "prepare_zap_page")),
+    (
+        b"prepare_zap_page: sp gen 1 gfn 1 l4 8-byte q0 wux invalid nxe ad root 0 sync",
+        PageEvent(0, 1, 4, "prepare_zap_page invalid"),
+    ),
+    (b"sync_page: sp gen 0 gfn 9 l1 8-byte q0 wux nxe ad root 0 unsync", PageEvent(0, 9, 1, "sync_page")),
+    (b"unsync_page: sp gen 0 gfn 9 l1 8-byte q0 wux nxe ad root 0 sync", PageEvent(0, 9, 1, "unsync_page")),
+    (b"get_page: sp gfn 83d 2 pae q0 wux nxe root 0 sync new", PageEvent(ACCOUNT, 0x83D, 2, "get_page new")),
+    (b"get_page: sp gfn 83d 2 !pae q1 direct w-x !nxe root 0 sync new", PageEvent(0, 0x83D, 2, "get_page direct new")),
+    (
+        b"prepare_zap_page: sp gen 1f gfn 83d 4 q0 wux invalid nxe ad root 1 sync",
+        PageEvent(0, 0x83D, 4, "prepare_zap_page invalid"),
+    ),
+]
+
+
+class TestPageEvent:
+    """Shadow-page events."""
+
+    @pytest.mark.parametrize(("body", "expected"), BODIES)
+    def test_every_spelling(self, body: bytes, expected: PageEvent) -> None:
+        """All spellings of a page from 4.x to 6.18 are read, and only what is accounted has a kind."""
+        page = page_event(b"kvm_mmu_" + body)
+        assert page is not None
+        assert (page.kind, page.gfn, page.level) == (expected.kind, expected.gfn, expected.level)
+        assert page.words == "kvm_mmu_" + expected.words
+
+    @pytest.mark.parametrize("body", [body for body, _ in BODIES])
+    def test_damage_is_not_read(self, body: bytes) -> None:
+        """An event that is cut anywhere is no event, nor is one with a byte changed to one that no release prints."""
+        whole = b"kvm_mmu_" + body
+        assert [cut for cut in range(len(whole)) if page_event(whole[:cut]) is not None] == []
+        assert [at for at in range(len(whole)) if page_event(whole[:at] + b"?" + whole[at + 1 :]) is not None] == []
+
+    @pytest.mark.parametrize("tail", [b"", b" new", b" existing"])
+    def test_get_page_says_what_it_made(self, tail: bytes) -> None:
+        """get_page ends with what it made, a zap never does."""
+        words = b": sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync" + tail
+        assert (page_event(b"kvm_mmu_get_page" + words) is None) == (tail == b"")
+        assert (page_event(b"kvm_mmu_prepare_zap_page" + words) is None) == (tail != b"")
+
+
+TASK = b"         pdguest-15412   "
+
+
+class TestUsualColumns:
+    """The columns of nearly every trace."""
 
     @pytest.mark.parametrize(
-        ("body", "groups"),
+        ("line", "groups"),
         [
-            (b"get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new", (b"8b0", b"2", b"", b"", b" new")),
-            (
-                b"get_page: sp gen 0 gfn 0 l1 8-byte q0 direct -ux nxe ad root 0 sync existing",
-                (b"0", b"1", b" direct", b"", b" existing"),
-            ),
-            (
-                b"prepare_zap_page: sp gen 255 gfn 1 l4 8-byte q0 wux invalid nxe ad root 0 sync",
-                (b"1", b"4", b"", b" invalid", b""),
-            ),
-            (b"prepare_zap_page: sp gen 1 gfn 1 l2 4-byte q3 --- !nxe !ad root 1 unsync", (b"1", b"2", b"", b"", b"")),
-            (b"sync_page: sp gen 0 gfn 9 l1 8-byte q0 wux nxe ad root 0 unsync", (b"9", b"1", b"", b"", b"")),
-            (b"get_page: sp gfn 83d 2 pae q0 wux nxe root 0 sync new", (b"83d", b"2", b"", b"", b" new")),
-            (b"get_page: sp gfn 83d 2 !pae q1 direct w-x !nxe root 0 sync new", (b"83d", b"2", b" direct", b"", b" new")),
-            (b"prepare_zap_page: sp gen 1f gfn 83d 4 q0 wux invalid nxe ad root 1 sync", (b"83d", b"4", b"", b" invalid", b"")),
+            (b"         pdguest-15412   [000] ...1. 7.000250: x", (TASK, b"15412", b"7", b"000250")),
+            (b"         pdguest-15412   (  15412) [001] 17.000250: x", (TASK, b"15412", b"17", b"000250")),
+            (b"         pdguest-15412   [1000] d.h3. 1795341862.263814: x", (TASK, b"15412", b"1795341862", b"263814")),
+            (b"  a-1 [0] ..b:  -7       [000] ..... 7.000250: x", (b"  a-1 [0] ..b:  -7       ", b"7", b"7", b"000250")),
+            (b"         pdguest-15412   [000]       7.000250: x", (TASK, b"15412", b"7", b"000250")),
         ],
     )
-    def test_every_spelling(self, body: bytes, groups: tuple[bytes, ...]) -> None:
-        """All spellings of a page from 4.x to 6.18 are read, in both patterns and in unusual columns."""
-        event = body[: body.index(b":")]
-        usual = b"         pdguest-15412   [000] ...1. 7.000250: kvm_mmu_" + body
-        latency = b" pdguest-15412     0...1. 7000250us : kvm_mmu_" + body
-        for pattern, line, time in ((PAGE_LINES, usual, (b"7", b"000250")), (LATENCY_PAGE_LINES, latency, (b"7000250", b""))):
-            assert pattern.findall(line + b"\n") == [(b"15412", *time, event, *groups, b"")]
-        task = task_line(b"pdguest-15412 [0] 7.000250: kvm_mmu_" + body)
-        assert task is not None
-        assert page_row(task) == (b"15412", b"", b"", event, *groups, b"")
+    def test_parts(self, line: bytes, groups: tuple[bytes, ...]) -> None:
+        """Thread and time are found by columns, whatever the name holds."""
+        match = USUAL_COLUMNS.match(line)
+        assert match is not None
+        assert match.groups() == groups
+        assert line[match.end() :] == b"x"
 
-    def test_every_line_is_one_match(self) -> None:
-        """What is no page event is given whole, so that lines can be counted."""
-        text = b"# c\n\n" + LINE + b"\n" + b"x" * 200 + b"\n" + LINE[:-1] + b"\n"
-        rows = PAGE_LINES.findall(text)
-        assert len(rows) == 5
-        assert [row[9] for row in rows] == [b"# c", b"", b"", b"x" * 200, LINE[:-1]]
-
-    @pytest.mark.parametrize("cut", range(1, 20))
-    def test_damage_is_not_read(self, cut: int) -> None:
-        """A page event that is cut short is no page event."""
-        rows = PAGE_LINES.findall(LINE[:-cut] + b"\n")
-        assert len(rows) == 1
-        assert rows[0][9] == LINE[:-cut] or rows[0][8] == b""
-
-    def test_get_page_says_what_it_made(self) -> None:
-        """A get_page without its last word is read as neither new nor existing."""
-        rows = PAGE_LINES.findall(LINE.removesuffix(b" new") + b"\n")
-        assert rows[0][8] == b""
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"pdguest-15412 [000] 7.000250: x",
+            b"         pdguest-15412   [000] ...1. 9999999999.000250: x",
+            b"         pdguest-15412   [000] ...1. 12345: x",
+            b" pdguest-15412     0...1. 7000250us : x",
+        ],
+    )
+    def test_others(self, line: bytes) -> None:
+        """Other columns, and times that no clock shows, are left to the slow way."""
+        assert USUAL_COLUMNS.match(line) is None
 
 
 class TestSyscalls:

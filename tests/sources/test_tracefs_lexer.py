@@ -9,7 +9,6 @@ from replay.sources.tracefs_lexer import BLOCK_BYTES, TracefsLexer
 
 PAGE = b"kvm_mmu_get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new\n"
 LINE = b"         pdguest-15412   [000] ...1. 1795341862.263814: " + PAGE
-LATENCY = b" pdguest-15412     0...1.    250us : " + PAGE
 
 
 class TestTracefsLexer:
@@ -17,17 +16,14 @@ class TestTracefsLexer:
 
     @given(st.lists(st.integers(0, 400), max_size=30))
     def test_any_chunks(self, sizes: list[int]) -> None:
-        """However the bytes come in pieces, the rows and line numbers are the same."""
+        """However the bytes come in pieces, the lines are the same."""
         text = b"# tracer: nop\n" + LINE * 20 + b"tail"
         pieces, place = [], 0
         for size in sizes:
             pieces.append(text[place : place + size])
             place += size
         lexer = TracefsLexer([*pieces, text[place:]])
-        rows = [row for block in lexer for row in block.rows]
-        assert len(rows) == 22
-        assert [row[4] for row in rows[1:21]] == [b"8b0"] * 20
-        assert rows[21][9] == b"tail"
+        assert [line for block in lexer for line in block.lines] == text.split(b"\n")
         assert lexer.cut
 
     def test_blocks_are_bounded(self) -> None:
@@ -35,17 +31,9 @@ class TestTracefsLexer:
         count = 3 * BLOCK_BYTES // len(LINE)
         blocks = list(TracefsLexer([LINE * count]))
         assert len(blocks) >= 3
-        assert sum(len(block.rows) for block in blocks) == count
-        assert max(len(block.rows) for block in blocks) * len(LINE) <= BLOCK_BYTES + len(LINE)
-        assert blocks[1].first_line == len(blocks[0].rows) + 1
-
-    def test_latency_format(self) -> None:
-        """The latency format is recognised by its lines and by its header."""
-        for text in (LATENCY, b"# latency trace v1.1.5 on 6.12\n" + LATENCY):
-            lexer = TracefsLexer([text])
-            rows = [row for block in lexer for row in block.rows]
-            assert lexer.latency
-            assert rows[-1][:5] == (b"15412", b"250", b"", b"get_page", b"8b0")
+        assert sum(len(block.lines) for block in blocks) == count
+        assert max(len(block.lines) for block in blocks) * len(LINE) <= BLOCK_BYTES + len(LINE)
+        assert blocks[1].first_line == len(blocks[0].lines) + 1
 
     def test_no_line_ends(self) -> None:
         """Megabytes without a line end are refused."""

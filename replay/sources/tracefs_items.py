@@ -1,0 +1,83 @@
+"""Gather what an import of tracefs text gives: structural events one by one, shadow pages as columns."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from replay.events import Event, Task
+from replay.runs import RUN_EVENTS_MAX, Constant, Item, Run
+
+PageRow = tuple[int, int, int, int, int, int | None, int]
+"""kind, vm, gfn, level, index of the task, time in ns, line."""
+_NO_ROWS: Final[list[PageRow]] = []
+
+
+@attrs.define
+class ItemWriter:
+    """Puts events and pages in order: a structural event closes the run before it.
+
+    file: index of the trace among the sources. nested: the pages shadow an L2 guest's tables. `rows` may be appended to directly.
+    """
+
+    file: int = 0
+    nested: bool = False
+    rows: list[PageRow] = attrs.field(factory=list)
+    _tasks: dict[tuple[int, int], int] = attrs.field(factory=dict)
+    _out: list[Item] = attrs.field(factory=list)
+
+    def task_index(self, task: tuple[int, int]) -> int:
+        """Return the index of a (pid, tid) in the rows."""
+        return self._tasks.setdefault(task, len(self._tasks))
+
+    def event(self, event: Event) -> None:
+        """Write one structural event."""
+        self.close()
+        self._out.append(event)
+
+    def spill(self) -> None:
+        """Write the full runs that have been gathered."""
+        while len(self.rows) >= RUN_EVENTS_MAX:
+            self._out.append(self._run(self.rows[:RUN_EVENTS_MAX]))
+            del self.rows[:RUN_EVENTS_MAX]
+
+    def close(self) -> None:
+        """End the run that is being gathered."""
+        if self.rows:
+            self.spill()
+        if self.rows:
+            self._out.append(self._run(self.rows))
+            self.rows.clear()
+
+    def drain(self) -> list[Item]:
+        """Return what is ready and forget it."""
+        out, self._out = self._out, []
+        return out
+
+    def _run(self, rows: list[PageRow]) -> Run:
+        """Return rows as a run; columns of one value cost nothing."""
+        kinds, vms, gfns, levels, tasks, times, lines = zip(*rows, strict=True)
+        length = len(rows)
+        known = list(self._tasks)
+        used = sorted(set(tasks))
+        renumbered = {index: place for place, index in enumerate(used)}
+        return Run(
+            kind=kinds,
+            vm=_column(vms),
+            as_id=Constant(0, length),
+            gfn=gfns,
+            level=_column(levels),
+            nested=Constant(int(self.nested), length),
+            ret=Constant(None, length),
+            task=Constant(0, length) if len(used) == 1 else [renumbered[index] for index in tasks],
+            tasks=tuple(Task(*known[index]) for index in used),
+            time_ns=times,
+            file=Constant(self.file, length),
+            line=lines,
+            inferred=Constant(0, length),
+        )
+
+
+def _column(values: Sequence[int]) -> Sequence[int]:
+    """Return a column as a constant when it is one."""
+    return Constant(values[0], len(values)) if len(set(values)) == 1 else values
