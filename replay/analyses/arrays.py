@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from replay.analyses.aspects import aspects_of
-from replay.analyses.catalogue import Rule
+from replay.analyses.catalogue import HOLDS_VM, ONE_LANE_ONLY, Rule
 from replay.analyses.context import Where, slot_text
 from replay.analyses.findings import BYTES_ONLY, Finding, Side
 from replay.kvm.allocator import GFN_WRITE_TRACK, SLOT, Allocation
@@ -28,7 +28,10 @@ _FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D
 
 @attrs.define
 class Episode:
-    """One array kind of one memslot that the lanes do not have alike; bytes: the other lane's less the reference lane's."""
+    """One array kind of one memslot that the lanes do not have alike; bytes: the other lane's less the reference lane's.
+
+    kept: it began when one lane freed what both had.
+    """
 
     key: Key
     opened: Where
@@ -37,6 +40,7 @@ class Episode:
     npages: int | None
     after_failure: bool
     recreated: bool
+    kept: bool
     count: int = 0
     nominal: int = 0
     charged: int = 0
@@ -68,11 +72,12 @@ class End:
 class Surroundings:
     """What the tracker asks of its pair.
 
-    row_rule: the catalogue row that stands, and its rule. parted_row: row of what parted the lanes in a VM, for memslots that
-    only one of them has. find_slot: a memslot by VM, address space and id.
+    factual: whether each lane is the recorded kernel. row_rule: the catalogue row that stands, and its rule. parted_row: row of
+    what parted the lanes in a VM, for memslots that only one of them has. find_slot: a memslot by VM, address space and id.
     """
 
     names: tuple[str, str]
+    factual: tuple[bool, bool]
     emit: Callable[[Finding], object]
     row_rule: Callable[[str], tuple[str, Rule]]
     parted_row: Callable[[int | None], str]
@@ -107,11 +112,11 @@ class ArrayTracker:
     def _differ(self, at: Where, lists: tuple[list[Allocation], ...]) -> None:
         touched: dict[Key, None] = {}
         self._note_parted(lists)
-        for allocations, sign in zip(lists, (-1, 1, 1, -1), strict=True):
+        for allocations, sign, frees in zip(lists, (-1, 1, 1, -1), (False, True, False, True), strict=True):
             for allocation in allocations:
                 key = self._key(allocation)
                 touched[key] = None
-                self._episode(key, at, allocation).change(allocation, sign)
+                self._episode(key, at, allocation, kept=frees).change(allocation, sign)
         sites = {self._key(a): a.site for a in (*lists[0], *lists[2])}
         freed = {self._key(a) for a in (*lists[1], *lists[3])}
         for key in touched:
@@ -138,14 +143,14 @@ class ArrayTracker:
         slot = (allocation.vm, allocation.as_id, allocation.slot_id)
         return (*slot, WHOLE_SLOT if slot in self._parted else allocation.array)
 
-    def _episode(self, key: Key, at: Where, allocation: Allocation) -> Episode:
+    def _episode(self, key: Key, at: Where, allocation: Allocation, *, kept: bool) -> Episode:
         found = self._open.get(key)
         if found is None:
             again = self._seen.get(key, 0)
             self._seen[key] = again + 1
             slot = self._pair.find_slot(*key[:3])
             base, npages = (None, None) if slot is None else (slot.base_gfn, slot.npages)
-            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, bool(again))
+            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, bool(again), kept)
             self._open[key] = found
         return found
 
@@ -167,10 +172,11 @@ class ArrayTracker:
         vm, as_id, slot, array = episode.key
         names = self._pair.names
         holder, lacker = (names[1], names[0]) if episode.most[0] > 0 else names
-        row = self._pair.parted_row(vm) if array == WHOLE_SLOT else _row(episode, end)
-        row, rule = self._pair.row_rule(row)
-        sides = {side.lane: side for side in _sides(episode, end, holder, lacker)}
-        filled = end is not None and bool(end.filled_by)
+        if array == WHOLE_SLOT:
+            row, rule = self._pair.parted_row(vm), HOLDS_VM if episode.kept else ONE_LANE_ONLY
+        else:
+            row, rule = self._pair.row_rule(_row(episode, end))
+        sides = {side.lane: side for side in self._sides(episode, end, holder, lacker)}
         return Finding(
             event=episode.opened.event,
             kind=episode.opened.kind,
@@ -188,33 +194,42 @@ class ArrayTracker:
             charged_bytes=episode.most[1],
             real_bytes=episode.most[2],
             root_cause_event=episode.opened.event,
-            root_cause=_cause(array, holder, lacker),
-            behind_horizon=array == WHOLE_SLOT,
+            root_cause=_cause(episode, holder, lacker),
+            behind_horizon=array == WHOLE_SLOT and not episode.kept,
             visible="in memory accounting only: /proc/vmallocinfo, memory cgroup of the task",
             converged_event=None if end is None else end.at.event,
             converged=_ending(end, lacker),
-            aspects=aspects_of(row, sides[holder], sides[lacker], episode.moves) if filled or episode.moves else (),
+            aspects=aspects_of(row, sides[holder], sides[lacker], episode.moves) if array == GFN_WRITE_TRACK else (),
             explanation=rule.explanation,
             source=rule.source,
         )
 
+    def _sides(self, episode: Episode, end: End | None, holder: str, lacker: str) -> tuple[Side, Side]:
+        """Say what the lane that has the memory has, and what the other one has not."""
+        _vm, as_id, slot, array = episode.key
+        name, size, at = slot_text(as_id, slot), bytes_text(abs(episode.most[0])), episode.opened
+        factual = dict(zip(self._pair.names, self._pair.factual, strict=True))
+        if episode.kept:
+            what = name if array == WHOLE_SLOT else array
+            return Side(lane=holder, did=f"keeps {what}, {size}"), _side(lacker, "frees it", at, "", factual=factual[lacker])
+        if array == WHOLE_SLOT:
+            has = _side(holder, f"{name} with {size} of arrays", at, "", factual=factual[holder])
+            return has, Side(lane=lacker, did=f"no {name}")
+        has = _side(holder, f"{size} of {array}", at, episode.site, factual=factual[holder])
+        if end is None or not end.filled_by:
+            return has, Side(lane=lacker, did=f"no {array}")
+        return has, _side(lacker, "the same", end.at, end.filled_by, factual=factual[lacker])
 
-def _sides(episode: Episode, end: End | None, holder: str, lacker: str) -> tuple[Side, Side]:
-    """Say what the lane that has the memory has, and what the other one has not."""
-    _vm, as_id, slot, array = episode.key
-    name, size, at = slot_text(as_id, slot), bytes_text(abs(episode.most[0])), episode.opened
-    if array == WHOLE_SLOT:
-        has = Side(lane=holder, did=f"{name} with {size} of arrays, {at.kind}", event=at.event, kind=at.kind, task=at.task)
-        return has, Side(lane=lacker, did=f"no {name}")
-    has = Side(lane=holder, did=f"{size} of {array}, {at.kind}", event=at.event, kind=at.kind, site=episode.site, task=at.task)
-    if end is None or not end.filled_by:
-        return has, Side(lane=lacker, did=f"no {array}")
-    late = end.at
-    did = f"the same, {late.kind}"
-    return has, Side(lane=lacker, did=did, event=late.event, kind=late.kind, site=end.filled_by, task=late.task)
+
+def _side(lane: str, did: str, at: Where, site: str, *, factual: bool) -> Side:
+    took_ns = at.took_ns if factual else None
+    return Side(lane=lane, did=f"{did}, {at.kind}", event=at.event, kind=at.kind, site=site, task=at.task, took_ns=took_ns)
 
 
-def _cause(array: str, holder: str, lacker: str) -> str:
+def _cause(episode: Episode, holder: str, lacker: str) -> str:
+    array = episode.key[3]
+    if episode.kept:
+        return f"{lacker} frees it here, {holder} does not"
     if array == WHOLE_SLOT:
         return f"the memslot exists in {holder} only: a result differs here"
     return f"{holder} allocates {array} here, {lacker} does not"

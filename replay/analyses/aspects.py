@@ -24,10 +24,13 @@ def aspects_of(row: str, has: Side, lacks: Side, moves: int) -> tuple[Aspect, ..
 
 
 def _zeroed(has: Side, lacks: Side) -> str:
-    return (
+    text = (
         f"{has.lane} zeroes each array inside its own {has.kind}; {lacks.lane} all of them inside {lacks.kind}, holding "
         "slots_arch_lock, for which memslot calls wait"
     )
+    if lacks.took_ns is not None:
+        text += f". As recorded, {lacks.kind} took {lacks.took_ns:,} ns"
+    return text
 
 
 def _charged(has: Side, lacks: Side) -> str:

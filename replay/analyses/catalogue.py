@@ -139,6 +139,11 @@ HOLDS_VM: Final = Rule(
     "goes with its last file descriptor.",
     f"{_PT} kvm_page_track_register_notifier() kvm_get_kvm() [6.6 and later]",
 )
+ONE_LANE_ONLY: Final = Rule(
+    "memslot that only one lane has",
+    "A call had another result before, so the memslot exists in one lane only, with all its arrays.",
+    "the finding of that call",
+)
 UNEXPLAINED: Final = Rule("unexplained", "No rule of the catalogue explains it: please report the recording.", "none")
 
 ASPECTS: Final[dict[str, Rule]] = {

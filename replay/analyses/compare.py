@@ -19,7 +19,7 @@ from replay.analyses.verdict import conclude
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step, lockstep
 from replay.errors import EmptyError
-from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmAttach, VmCreate
+from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item
 from replay.stream import Stream
@@ -36,6 +36,7 @@ class _Census:
     external_changes: int = 0
     shadow_pages: int = 0
     memslot_calls: int = 0
+    internal_calls: int = 0
 
     def step(self, step: Step) -> None:
         """Count one structural event."""
@@ -47,6 +48,7 @@ class _Census:
         self.registrations += isinstance(event, NotifierRegister)
         self.shadow_roots += isinstance(event, ShadowRootAlloc)
         self.memslot_calls += isinstance(event, MemslotSet)
+        self.internal_calls += isinstance(event, (TssSet, VcpuCreate))
 
     def run(self, step: RunStep, *, nested_only: bool) -> None:
         """Count one run; nested_only: no lane replays other shadow pages."""
@@ -61,6 +63,7 @@ class _Census:
         """Return the counts with the words of the report."""
         return (
             Count(name="memslot calls", count=self.memslot_calls),
+            Count(name="calls that may make internal memslots", count=self.internal_calls),
             Count(name="notifier registrations", count=self.registrations),
             Count(name="shadow roots", count=self.shadow_roots),
             Count(name="write-track changes by external users", count=self.external_changes),

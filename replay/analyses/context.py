@@ -10,13 +10,14 @@ from replay.units import ret_text
 
 @attrs.frozen
 class Where:
-    """An event as findings name it. task: who did it, None when not known."""
+    """An event as findings name it. task: who did it; took_ns: length of the call; both None when not known."""
 
     event: int
     kind: str
     place: str
     vm: int | None = None
     task: Task | None = None
+    took_ns: int | None = None
 
 
 def place_of(header: Header, source: Source | None) -> str:
@@ -33,7 +34,9 @@ def place_of(header: Header, source: Source | None) -> str:
 
 def where(header: Header, event: Event, number: int) -> Where:
     """Return how findings name an event."""
-    return Where(number, event.KIND, place_of(header, event.source), getattr(event, "vm", None), event.task)
+    entered_ns = getattr(event, "enter_time_ns", None)
+    took_ns = None if entered_ns is None or event.time_ns is None else max(0, event.time_ns - entered_ns)
+    return Where(number, event.KIND, place_of(header, event.source), getattr(event, "vm", None), event.task, took_ns)
 
 
 def slot_text(as_id: int, slot: int) -> str:

@@ -56,6 +56,7 @@ class Side:
     kind: str = text("kind of that event", default="", length_max=64)
     site: str = text("kernel function that allocates, as /proc/vmallocinfo names it", default="", length_max=64)
     task: Task | None = value("task in which it allocates, and whose memory cgroup is charged", Task)
+    took_ns: int | None = uint("recorded length of the call, in the lane of the recorded kernel", unit="ns", optional=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +82,7 @@ class Finding:
     slot: int | None = uint("id of the memslot", bits=16, optional=True)
     base_gfn: int | None = uint("first gfn of the memslot", unit="gfn", optional=True)
     npages: int | None = uint("size of the memslot", unit="pages", optional=True)
+    gfn: int | None = uint("gfn that a tracking event is about", unit="gfn", optional=True)
     sides: tuple[Side, ...] = values("what each of the two lanes did", Side, length_max=2)
     nominal_bytes: int = sint("bytes that the other lane has more (negative: less), as the code asks for them", default=0)
     charged_bytes: int = sint("the same as charged to the memory cgroup: whole pages", default=0)

@@ -8,18 +8,20 @@ from replay.analyses.context import Where, place_of, result_text, where
 from replay.analyses.findings import INVARIANT_BROKEN, LIFETIME_DIFFERS, RESULT_DIFFERS, STATE_DIFFERS, Finding, Side
 from replay.analyses.ledger import FINDINGS_KEPT, Entry, Ledger
 from replay.analyses.refusals import Refusal, Refusals, refusal_row
-from replay.analyses.states import States
+from replay.analyses.states import RESULT_ONLY, States
 from replay.engine.lane import Lane, results_agree
 from replay.engine.lockstep import RunStep, Step
 from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VmDestroy
 from replay.header import Header
+from replay.kvm.allocator import SLOT
 from replay.kvm.kernel_log import BUG, NO_ARRAY
 from replay.kvm.machine import Outcome
 from replay.kvm.memslot import Memslot
+from replay.kvm.memslots import Memslots
 from replay.runs import QUERY, REMOVE, UNACCOUNT
 from replay.units import ENOMEM, ESRCH, PAGE_SIZE_BYTES, ret_text
 
-_NEVER_ENABLED: Final = "nothing was registered and no shadow root was loaded before"
+_NEVER_ENABLED: Final = "not enabled, as nothing was registered and no shadow root was loaded"
 
 
 class Pair:
@@ -33,7 +35,16 @@ class Pair:
         self._rows: dict[int, str] = {}  # VM -> catalogue row of what parted it
         self._horizon: int | None = None
         self.ledger = Ledger(self._limit, kept)
-        self._arrays = ArrayTracker(Surroundings(self._names, self.ledger.add, self._row_rule, self._parted_row, self._find_slot))
+        self._arrays = ArrayTracker(
+            Surroundings(
+                self._names,
+                (reference.factual, other.factual),
+                self.ledger.add,
+                self._row_rule,
+                self._parted_row,
+                self._find_slot,
+            )
+        )
         self._refusals = Refusals(self._names, self.ledger, self._row_rule)
         self._states = States((reference.machine.vms, other.machine.vms), self._field_finding)
 
@@ -87,9 +98,17 @@ class Pair:
         """Return the catalogue row of what first parted the lanes in a VM, '' when nothing did."""
         return "" if vm is None else self._rows.get(vm, "")
 
-    def _find_slot(self, vm: int, as_id: int, slot_id: int) -> Memslot | None:
+    def _spaces(self, vm: int, as_id: int) -> list[Memslots]:
+        """Return an address space of a VM in both lanes, as far as it is there."""
         lanes = (lane.machine.vms.get(vm) for lane in (self.reference, self.other))
-        found = (lane.spaces[as_id].by_id(slot_id) for lane in lanes if lane is not None and as_id < lane.nas)
+        return [lane.spaces[as_id] for lane in lanes if lane is not None and as_id < lane.nas]
+
+    def _find_slot(self, vm: int, as_id: int, slot_id: int) -> Memslot | None:
+        found = (space.by_id(slot_id) for space in self._spaces(vm, as_id))
+        return next((slot for slot in found if slot is not None), None)
+
+    def _find_gfn(self, vm: int, as_id: int, gfn: int) -> Memslot | None:
+        found = (space.by_gfn(gfn) for space in self._spaces(vm, as_id))
         return next((slot for slot in found if slot is not None), None)
 
     def _add(self, at: Where, row: str, divergence: str, sides: tuple[Side, ...], cause: tuple[Where, str], **more: Any) -> Entry:
@@ -124,9 +143,11 @@ class Pair:
         if lowest == -ENOMEM and highest >= 0:
             entry = self._refused(at, step, a, b)
         else:
-            entry = self._result_finding(at, step, sides, self._result_row(at, step, a, b))
+            entry = self._result_finding(at, step, sides, (a.why, b.why), self._result_row(at, step, a, b))
         # What a call that succeeds in one lane only leaves behind is what its result says already.
         self._states.part(at, entry, owns=highest >= 0)
+        if highest < 0:
+            entry.change(converged_event=at.event, converged=RESULT_ONLY)
         if self._horizon is None:
             self._horizon = at.event
 
@@ -137,9 +158,10 @@ class Pair:
             return "D23"
         return "D14" if "external page-track user" in a.why + b.why else ""
 
-    def _result_finding(self, at: Where, step: Step, sides: tuple[Side, ...], row: str) -> Entry:
+    def _result_finding(self, at: Where, step: Step, sides: tuple[Side, ...], whys: tuple[str, str], row: str) -> Entry:
         parted = self._states.parted_at(at.vm)
-        cause = (at, "the lanes answer this call differently")
+        refused = [f"{side.lane} refuses it: {why}" for side, why in zip(sides, whys, strict=True) if why]
+        cause = (at, refused[0] if len(refused) == 1 else "the lanes answer this call differently")
         if parted is not None:
             cause = (parted[0], f"the VM's state parted there ({parted[0].kind})")
             if parted[1].finding.visible_event is None:
@@ -158,7 +180,8 @@ class Pair:
         row = refusal_row(at.kind, too_large=too_large)
         sides = (self._refused_side(0, a), self._refused_side(1, b))
         origin = self._arrays.origin(at.vm) if row in {"D8", "D9"} else None
-        entry = self._refusals.take(Refusal(at, in_other, as_id, slot, sides, row, origin))
+        array = failing.refused[-1][1] if failing.refused else "what"
+        entry = self._refusals.take(Refusal(at, in_other, as_id, slot, sides, row, origin, array))
         if at.vm is not None:
             self._rows.setdefault(at.vm, entry.finding.catalogue)
         return entry
@@ -167,7 +190,7 @@ class Pair:
         did = result_text(outcome.ret, outcome.why)
         if outcome.ret == -ENOMEM and outcome.refused:
             site, array, _nominal = outcome.refused[-1]
-            kept = len([a for a in outcome.taken if a not in outcome.freed])
+            kept = len([a for a in outcome.taken if a.array != SLOT and a not in outcome.freed])
             kept_text = (
                 f", {kept} array{'s' if kept > 1 else ''} made before it {'are' if kept > 1 else 'is'} kept" if kept else ""
             )
@@ -203,10 +226,13 @@ class Pair:
         """Report a field that parts on its own, in a VM that parted before or at this event."""
         sides = tuple(Side(lane=name, did=f"{field}: {text}") for name, text in zip(self._names, texts, strict=True))
         row = self._parted_row(at.vm)
-        if field == "counts" and at.kind == MemslotSet.KIND and self.reference.policy.flush_slot != self.other.policy.flush_slot:
-            row = "D17"
         why = f"the VM's state parted there ({cause.kind})"
-        return self._add(at, row, STATE_DIFFERS, sides, (cause, why), visible="by what follows from it")
+        seen = "by what follows from it"
+        drops = [lane.name for lane in (self.reference, self.other) if lane.policy.flush_slot]
+        if field == "counts" and at.kind == MemslotSet.KIND and len(drops) == 1:
+            row, why = "D17", f"{drops[0]} has notifiers drop what they track before the change can fail"
+            seen = "to the guest: writes to these gfns are no longer seen in one lane"
+        return self._add(at, row, STATE_DIFFERS, sides, (cause, why), visible=seen)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -223,14 +249,21 @@ class Pair:
                 row = "D12" if step.run.kind[rows[0]] in {REMOVE, UNACCOUNT} else "D11"
             sides = tuple(Side(lane=lane, did=_times(text, len(rows))) for lane, text in zip(self._names, said, strict=True))
             divergence = INVARIANT_BROKEN if NO_ARRAY in said else STATE_DIFFERS
-            self._state_finding(at, sides, row, self._disabled_cause(at), divergence=divergence)
+            gfn = step.run.gfn[rows[0]]
+            cause = self._disabled_cause(at, (step.run.as_id[rows[0]], gfn), BUG in said[:1])
+            self._state_finding(at, sides, row, cause, divergence=divergence, gfn=gfn)
 
-    def _disabled_cause(self, at: Where) -> tuple[Where, str]:
-        """Return where the lanes parted before they warned differently: at the memslot's array, if that is still open."""
-        origin = self._arrays.origin(at.vm)
+    def _disabled_cause(self, at: Where, place: tuple[int, int], reference_lacks: bool) -> tuple[Where, str]:
+        """Return where the lanes parted before they warned differently: at the memslot's array, if only one has it.
+
+        place: address space and gfn.
+        """
+        slot = None if at.vm is None else self._find_gfn(at.vm, *place)
+        origin = None if slot is None else self._arrays.origin(at.vm, slot.key)
         if origin is None:
             return at, "the VM's counters or memslots parted before"
-        return origin, f"write tracking is enabled in one lane only ({origin.kind}): {_NEVER_ENABLED}"
+        lacks, has = self._names if reference_lacks else self._names[::-1]
+        return origin, f"{has} has write tracking from there on ({origin.kind}); {lacks}: {_NEVER_ENABLED}"
 
     def _run_rets(self, step: RunStep, a: dict[int, int], b: dict[int, int]) -> None:
         groups: dict[tuple[int, int, int, int], list[int]] = {}
@@ -248,7 +281,7 @@ class Pair:
             cause = (at, "the lanes answer differently") if parted is None else (parted[0], "the VM's state parted there")
             divergence = STATE_DIFFERS if kind >= QUERY else RESULT_DIFFERS
             seen = f"answer of {at.kind}"
-            more = {"visible_event": at.event} if kind < QUERY else {}
+            more = {"gfn": step.run.gfn[rows[0]]} | ({"visible_event": at.event} if kind < QUERY else {})
             self._state_finding(at, sides, self._parted_row(vm), cause, divergence=divergence, visible=seen, **more)
             if kind < QUERY:
                 self._horizon = at.event if self._horizon is None else min(self._horizon, at.event)

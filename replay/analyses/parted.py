@@ -37,6 +37,7 @@ def _counts(vm: Vm) -> list[str]:
 
 
 _VIEWS: Final[dict[str, Callable[[Vm], list[str]]]] = {
+    "shadow_root_allocated": lambda vm: ["set" if vm.shadow_root_allocated else "not set"],
     "vm_bugged": lambda vm: ["dead (vm_bugged)" if vm.vm_bugged else "alive"],
     "slots": _slots,
     "counts": _counts,

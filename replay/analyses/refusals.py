@@ -28,7 +28,10 @@ def refusal_row(kind: str, *, too_large: bool) -> str:
 
 @attrs.frozen
 class Refusal:
-    """A call that fails with -ENOMEM in one lane only. origin: where the lanes parted in the arrays that it is about."""
+    """A call that fails with -ENOMEM in one lane only.
+
+    origin: where the lanes parted in the arrays that it is about, None for here. array: what could not be allocated.
+    """
 
     at: Where
     in_other: bool
@@ -37,6 +40,7 @@ class Refusal:
     sides: tuple[Side, Side]
     row: str
     origin: Where | None
+    array: str
 
 
 class Refusals:
@@ -88,6 +92,7 @@ class Refusals:
             "source": rule.source,
             "sides": sides,
             "visible": seen,
+            "root_cause": f"{self._failing(first)} allocates {first.array} there, {self._failing(second)} in {second.at.kind}",
         }
 
     def _failing(self, refusal: Refusal) -> str:
@@ -99,7 +104,7 @@ class Refusals:
         origin = at if refusal.origin is None else refusal.origin
         failing, spared = self._failing(refusal), self._names[int(not refusal.in_other)]
         cause = (
-            f"{failing} makes the allocation that fails here, {spared} does not"
+            f"{failing} allocates {refusal.array} in this call, {spared} does not"
             if refusal.origin is None
             else f"{spared} allocates gfn_write_track there ({origin.kind}), {failing} leaves it for later"
         )

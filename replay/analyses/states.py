@@ -16,6 +16,7 @@ from replay.kvm.vm import Vm
 
 Report = Callable[[Where, str, tuple[str, str], Where], Entry]
 """Make a finding of a field that parts on its own: event, field, what the two lanes hold, event where the VM parted."""
+RESULT_ONLY: Final = "nothing but that differs"
 DESTROYED: Final = "the VM is gone in both"
 
 
@@ -60,6 +61,9 @@ class States:
                 self._compare(attrs.evolve(at, vm=number), parted, state_difference(vms[0], vms[1]))
             elif vms[0] is vms[1]:
                 self._close(parted, at, dict.fromkeys(parted.open, DESTROYED))
+            alike = (vms[0] is None) == (vms[1] is None) and parted.owner not in parted.open.values()
+            if parted.owner is not None and alike:
+                parted.owner.change(converged_event=at.event, converged=RESULT_ONLY)
             parted.owner = None
 
     def _compare(self, at: Where, parted: _Parted, fields: dict[str, tuple[str, str]]) -> None:

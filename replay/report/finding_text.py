@@ -36,8 +36,9 @@ def pair_text(pair: PairReport, paint: Paint) -> Iterator[str]:
         yield f"  {count.divergence}: {count.count:,}{behind} ({MEANINGS[count.divergence]})"
     if pair.ruled_out:
         yield from wrapped(f"none of {pair.ruled_out}", "  ")
+    said: dict[str, None] = {}
     for _rank_of_group, group in groupby(sorted(pair.findings, key=_rank), key=_rank):
-        yield from _group(list(group), paint)
+        yield from _group(list(group), said, paint)
     if pair.findings_omitted:
         yield f"  {pair.findings_omitted:,} more findings are counted above and not kept"
 
@@ -47,16 +48,19 @@ def _rank(finding: Finding) -> tuple[bool, int, str, str]:
     return (finding.behind_horizon, -CLASSES.index(finding.divergence), finding.catalogue, finding.title)
 
 
-def _group(findings: list[Finding], paint: Paint) -> Iterator[str]:
+def _group(findings: list[Finding], said: dict[str, None], paint: Paint) -> Iterator[str]:
+    """Yield what a group has in common, then its findings. said: sentences that stand above already, each is said once."""
     first = findings[0]
     name = f"{first.catalogue} {first.title}" if first.catalogue else first.title
     behind = ", behind the horizon" if first.behind_horizon else ""
     yield ""
     yield paint("cyan", f"  {name} ({first.divergence}{_amount(findings)}{behind})")
-    yield from wrapped(first.explanation, "    ")
-    yield from wrapped(f"source: {first.source}", "    ")
-    for row, text in dict.fromkeys((a.catalogue, a.text) for finding in findings for a in finding.aspects):
-        yield from wrapped(f"{row} {ASPECTS[row].title}: {text}", "    ")
+    aspects = sorted({(a.catalogue, a.text): None for finding in findings for a in finding.aspects})
+    about = [f"{row} {ASPECTS[row].title}: {text}" for row, text in aspects]
+    for sentence in (first.explanation, f"source: {first.source}", *about):
+        if sentence not in said:
+            said[sentence] = None
+            yield from wrapped(sentence, "    ")
     shown = findings[:FINDINGS_SHOWN]
     if first.divergence == BYTES_ONLY:
         yield from (f"    {line}" for line in _stretches(shown))
@@ -83,7 +87,7 @@ def _amount(findings: Sequence[Finding]) -> str:
 def _stretches(findings: Sequence[Finding]) -> list[str]:
     """Lay out findings of bytes, one a line: which memslot, how much, and when each lane has it."""
     lanes = [side.lane for side in findings[0].sides]
-    rows: list[Sequence[str]] = [("memslot", "gfns", "bytes", *lanes, "alike again")]
+    rows: list[Sequence[str]] = [("memslot", "gfns", "bytes", *lanes, "alike again at")]
     rows.extend(
         (_memslot(f), _gfns(f), bytes_text(abs(f.nominal_bytes)), *(_when(side) for side in f.sides), _alike(f)) for f in findings
     )
@@ -117,7 +121,8 @@ def _finding(finding: Finding) -> Iterator[str]:
     vm = "" if finding.vm is None else f"  vm {finding.vm}"
     slot = "" if finding.slot is None else f"  slot {finding.slot} as {finding.as_id}"
     place = f"  ({printable(finding.place)})" if finding.place else ""
-    yield f"    event {finding.event}  {finding.kind}{vm}{slot}{place}"
+    gfn = "" if finding.gfn is None else f"  gfn {finding.gfn:#x}"
+    yield f"    event {finding.event}  {finding.kind}{vm}{slot}{gfn}{place}"
     for side in finding.sides:
         yield from wrapped(f"{side.lane}: {side.did}", "      ")
     cause = "" if finding.root_cause_event == finding.event else f"event {finding.root_cause_event}, "
