@@ -6,7 +6,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-from replay.events import Event, MemslotSet, ShadowPageAccount, ShadowPageUnaccount, VmDestroy
+from replay.events import (
+    Event,
+    HotEvent,
+    MemslotSet,
+    ShadowPageAccount,
+    ShadowPageUnaccount,
+    ShadowRootAlloc,
+    VmCall,
+    VmDestroy,
+)
 from replay.runs import events_of
 from replay.sources import open_stream
 
@@ -104,6 +113,18 @@ EXPECTED = {
 }
 
 
+def calls(paths: list[str]) -> dict[int, list[Event]]:
+    """Return the events of calls and lives by thread, without times and places."""
+    found: dict[int, list[Event]] = {}
+    for event in events_of(open_stream(paths).items()):
+        if event.task is not None and not isinstance(event, HotEvent | ShadowRootAlloc):
+            bare = attrs.evolve(event, time_ns=None, source=None)
+            found.setdefault(event.task.tid, []).append(
+                attrs.evolve(bare, enter_time_ns=None) if isinstance(bare, VmCall) else bare
+            )
+    return found
+
+
 class TestCaptures:
     """Real runs, recorded by strace and tracefs at once."""
 
@@ -130,6 +151,14 @@ class TestCaptures:
         one, other = open_stream(paths), open_stream(paths[::-1])
         assert one.header == other.header
         assert list(events_of(one.items())) == list(events_of(other.items()))
+
+    @pytest.mark.parametrize("name", sorted(EXPECTED.keys() - {"fd-threads"}))  # that one is cut inside of calls
+    def test_same_calls_as_strace(self, name: str) -> None:
+        """Each thread's calls are those of the strace recording alone, one by one; only times and places differ."""
+        strace = str(DATA / f"{name}.strace.txt")
+        alone, both = calls([strace]), calls([strace, str(DATA / f"{name}.ftrace.txt")])
+        assert both == alone
+        assert sum(map(len, both.values())) > 0
 
     @pytest.mark.parametrize("name", sorted(EXPECTED))
     def test_alone(self, name: str) -> None:
