@@ -193,6 +193,14 @@ class InvariantError(KvmReplayError):
     remedy = "Report it with the recording: it is a bug of kvm-replay."
 
 
+class NoKernelError(KvmReplayError):
+    """No kernel that can be asked: /dev/kvm is missing, closed to this user, or not the KVM that the model describes."""
+
+    code = "KVR500"
+    title = "no kernel to ask"
+    remedy = "Run `kvm-replay live` on Linux on x86-64 as a user who may open /dev/kvm; recordings of other machines need no KVM."
+
+
 def catalogue() -> list[type[KvmReplayError]]:
     """List every error class of the tree, sorted by code; codes are unique."""
     found: list[type[KvmReplayError]] = []

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 from cli_samples import HEADER, write_kvmr
+from fake_kernel import FakeKernel, install
 
 from replay.cli import main
 from replay.cli.verbs import VERBS
@@ -42,6 +43,10 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("check", 1): ["check", "contradicts.kvmr"],
     ("check", 2): ["check", "missing.kvmr"],
     ("check", 3): ["check", "unjudged.kvmr"],
+    ("live", 0): ["live", "--operations", "100"],
+    ("live", 1): ["live", "--operations", "400", "--machine", "smm=y", "-o", "live.kvmr", "--force"],
+    ("live", 2): ["live", "--operations", "0"],
+    ("live", 3): ["live", "--machine", "kernel_release=5.10"],
     ("state", 0): ["state", "agrees.kvmr", "--at", "1"],
     ("state", 2): ["state", "agrees.kvmr", "--at", "x"],
     ("cost", 0): ["cost", "--address-bits", "39"],
@@ -55,6 +60,7 @@ JSON_CASES = [(verb, status) for verb, status in CASES if status != 2 and verb !
 @pytest.fixture(autouse=True)
 def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    install(monkeypatch, FakeKernel())
     for name, (machine, events, complete) in RECORDINGS.items():
         header = attrs.evolve(HEADER, machine=machine, complete_start=complete)
         write_kvmr(Path(name), events, header, Trailer())

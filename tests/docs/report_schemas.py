@@ -7,6 +7,7 @@ from replay.analyses.check_report import CheckReport
 from replay.analyses.compare_report import CompareReport
 from replay.analyses.cost import CostReport
 from replay.analyses.info import Info
+from replay.analyses.live_report import LiveReport
 from replay.analyses.policy_list import PoliciesReport
 from replay.analyses.state_report import StateReport
 from replay.events import all_kinds
@@ -19,6 +20,7 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "info": Info,
     "compare": CompareReport,
     "check": CheckReport,
+    "live": LiveReport,
     "state": StateReport,
     "cost": CostReport,
     "policies": PoliciesReport,

@@ -9,7 +9,8 @@ from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.info import INFO
+from replay.cli.verbs.live import LIVE
 from replay.cli.verbs.policies import POLICIES_VERB
 from replay.cli.verbs.state import STATE
 
-VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, CHECK, STATE, COST, POLICIES_VERB)
+VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB)
