@@ -102,10 +102,12 @@ class TestProject:
         assert [found for path in named for found in texts.leftovers(path, (ROOT / path).read_text())] == []
 
     def test_recordings_are_explained(self) -> None:
-        """The README of the recordings names each of them, and no other."""
-        readme = PAGES["recordings/README.md"]
+        """The README of each folder of recordings names each of them, and no other."""
+        folders = [path.removesuffix("/README.md") for path in PAGES if path.startswith("recordings/")]
+        assert {"recordings", "recordings/catalogue"} <= {*folders}
         assert [path for path in FILES if path.endswith(".kvmr")]
-        assert list(texts.unlisted_files("recordings", FILES, readme)) == []
+        complaints = [texts.unlisted_files(folder, FILES, PAGES[f"{folder}/README.md"]) for folder in folders]
+        assert [complaint for found in complaints for complaint in found] == []
 
     def test_version_is_one(self) -> None:
         """The version constant is the one of the package."""
@@ -225,4 +227,9 @@ class TestChecks:
             "recordings/README.md: no row for 6.12/",
             "recordings/README.md: no row for b.kvmr",
             "recordings/README.md: gone.kvmr is not there",
+        ]
+        own = ["recordings/own/README.md", "recordings/own/e.jsonl", "recordings/own/e.golden.txt", "recordings/own/f.jsonl"]
+        assert list(texts.unlisted_files("recordings", own, "")) == ["recordings/README.md: no row for own/"]
+        assert list(texts.unlisted_files("recordings/own", own, "| `e.jsonl` | |\n")) == [
+            "recordings/own/README.md: no row for f.jsonl"
         ]

@@ -11,6 +11,7 @@ from tidy_checks import Module, imported
 LEFTOVERS: Final = tuple("".join(parts) for parts in (("TO", "DO"), ("FIX", "ME"), ("X", "XX")))
 MACHINE_PATHS: Final = tuple("/".join(parts) for parts in (("", "work", ""), ("", "root", ""), ("", "home", ""), ("shared", "")))
 GOLDEN: Final = ".golden.txt"
+RECORDINGS: Final = (".kvmr", ".jsonl")
 ENTRY_POINTS: Final = frozenset({"replay", "replay.__main__", "replay.cli"})
 
 NOT_OF_THE_KERNEL: Final = {
@@ -112,13 +113,16 @@ def unlisted_files(folder: str, files: Iterable[str], readme: str) -> Iterator[s
 
     A table explains a name in its first cell: `boot.kvmr` a file, `6.12/` a folder. Files of one name in several folders, the
     same scenario on several machines, are explained once; `boot.golden.txt` is explained by its recording, which must be there.
+    A folder with a README of its own explains its files itself.
     """
     inside = [path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/")]
+    apart = [path.removesuffix("README.md") for path in inside if path.endswith("/README.md")]
+    inside = [next((own for own in apart if path.startswith(own)), path) for path in inside]
     goldens = [path for path in inside if path.endswith(GOLDEN)]
-    lonely = [golden for golden in goldens if f"{golden.removesuffix(GOLDEN)}.kvmr" not in inside]
+    lonely = [golden for golden in goldens if not {golden.removesuffix(GOLDEN) + kind for kind in RECORDINGS} & {*inside}]
     yield from (f"{folder}/{golden}: a golden file without its recording" for golden in lonely)
     parts = [path.split("/") for path in inside if path not in {"README.md", *goldens}]
-    names = {f"{part}/" for path in parts for part in path[:-1]} | {path[-1] for path in parts}
+    names = {f"{part}/" for path in parts for part in path[:-1]} | {path[-1] for path in parts if path[-1]}
     explained = set(re.findall(r"^\|\s*`([^`]+)`", readme, re.MULTILINE))
     yield from (f"{folder}/README.md: no row for {name}" for name in sorted(names - explained))
     yield from (f"{folder}/README.md: {name} is not there" for name in sorted(explained - names))
