@@ -23,8 +23,6 @@ PREHISTORY_NS: Final = 60 * SECOND_NS
 COMPARABLE_NS: Final = 7 * 86_400 * SECOND_NS
 NOISE_NS: Final = 2_000
 """How much later than the trace's a stamp may be when nothing earlier fits: the last digit of each."""
-ENOUGH: Final = 0.8
-"""Part of the sample that has to fit for a clock to be believed."""
 OVERLAP_MIN: Final = 8
 """Fewest calls of a thread that an alignment by order has to explain, unless it made fewer."""
 SEARCH_MAX: Final = 256
@@ -65,14 +63,19 @@ class Pairing:
         if self._by_clock(samples):
             return
         self._pull_all(samples)
-        fitting = sum([self._align(tid, [s for s in samples if s.tid == tid]) for tid in sorted({s.tid for s in samples})])
-        if not fitting and self.queue.kvm_calls:
+        for tid in sorted({sample.tid for sample in samples}):
+            self._align(tid, [sample for sample in samples if sample.tid == tid])
+        if self.queue.kvm_calls and not any(self._meets(sample) for sample in samples):
             common = {sample.tid for sample in samples} & set(self.queue.calls)
             raise PairingError(
                 "no KVM call of the trace is one of the strace recording" + ("" if common else ": no thread id is in both"),
                 expected="one run, recorded by both at once",
                 advice="record with trace_clock tai and strace -f -ttt, both outside of the container when there is one",
             )
+
+    def _meets(self, sample: Sample) -> bool:
+        """Say whether any waiting call of the sample's thread can be its counterpart."""
+        return any(entry.fits(sample.fd, sample.cmd) for entry in self.queue.calls.get(sample.tid, ()))
 
     def comparable(self, first_ns: int | None) -> bool:
         """Say whether stamps and trace times can be of one clock: both are there, and days apart at most."""
@@ -124,15 +127,15 @@ class Pairing:
         if not self.comparable(samples[0].enter_ns) or last_ns is None:
             return False
         self.queue.pull_to(last_ns + SECOND_NS)
-        scores = [(self._score(samples, offset_ns), -rank, offset_ns) for rank, offset_ns in enumerate(OFFSETS_NS)]
-        best, _, offset_ns = max(scores)
-        if best < ENOUGH:
+        scores = [(*self._score(samples, offset_ns), -rank, offset_ns) for rank, offset_ns in enumerate(OFFSETS_NS)]
+        found, asked, _, offset_ns = max(scores)
+        if found * 2 <= asked or asked - found > max(1, asked // 5):
             return False
         self.offset_ns = offset_ns
         return True
 
-    def _score(self, samples: Iterable[Sample], offset_ns: int) -> float:
-        """Return which part of the sample has a counterpart under an offset, of the calls made while strace was there."""
+    def _score(self, samples: Iterable[Sample], offset_ns: int) -> tuple[int, int]:
+        """Return how many of the sample have a counterpart under an offset, and how many were made while strace was there."""
         calls = {tid: [e for e in waiting if e.stamp_ns is not None] for tid, waiting in self.queue.calls.items()}
         stamps = {tid: [(e.stamp_ns or 0) + offset_ns for e in entries] for tid, entries in calls.items()}
         begin_ns = min((times[0] for times in stamps.values() if times), default=0)
@@ -145,15 +148,15 @@ class Pairing:
             index = bisect_right(stamps[sample.tid], sample.enter_ns) - 1
             if index >= 0 and _same(calls[sample.tid][index], sample):
                 found.add((sample.tid, index))
-        return len(found) / asked if asked else 0.0
+        return len(found), asked
 
     def _pull_all(self, samples: Sequence[Sample]) -> None:
         """Read as far ahead as an alignment may need: some calls more than the sample has, of each of its threads."""
         for tid in sorted({sample.tid for sample in samples}):
             self.queue.pull_call(tid, SEARCH_MAX + len(samples))
 
-    def _align(self, tid: int, samples: Sequence[Sample]) -> int:
-        """Find the smallest shift at which a thread's calls fit all along; return how many then have a counterpart."""
+    def _align(self, tid: int, samples: Sequence[Sample]) -> None:
+        """Find the smallest shift at which a thread's calls fit all along, and pass over what lies before it."""
         entries = list(self.queue.calls.get(tid, ()))
         longest = max(len(entries), len(samples))
         least = min(OVERLAP_MIN, len(entries), len(samples))
@@ -163,8 +166,7 @@ class Pairing:
                 for entry in entries[: max(shift, 0)]:
                     self.queue.drop(entry)
                 self.lead[tid] = max(-shift, 0)
-                return len(pairs)
-        return 0
+                return
 
 
 def _same(entry: Entry, sample: Sample) -> bool:
