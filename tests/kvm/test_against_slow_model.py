@@ -136,8 +136,8 @@ class TestAgainstSlowModel:
 
     def test_streams_met_what_matters(self) -> None:
         """The streams before met every kind of change, result and warning."""
-        if not self.met:
-            pytest.skip("the streams did not run")
+        if not self.met or STREAMS < 1000:
+            pytest.skip("too few streams were run to meet all")
         assert [name for name in (*EXPECTED, "WARN: write-track count above 65535") if not self.met[name]] == []
 
 
