@@ -103,7 +103,7 @@ class Pairing:
         for entry in self.queue.calls.get(tid, ()):
             stamp_ns = entry.stamp_ns
             if stamp_ns is None or stamp_ns > until_ns + NOISE_NS:
-                break
+                continue
             if stamp_ns > until_ns:
                 late = late or entry
             else:

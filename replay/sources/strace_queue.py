@@ -41,7 +41,7 @@ class StraceQueue:
     """Records that were read and not yet taken.
 
     log: all of them in order of lines. calls: KVM ioctls that have no counterpart yet, by thread, in order.
-    `stamp_ns` is the stamp of the last record that has one.
+    `stamp_ns` is the time that reading has come to.
     """
 
     def __init__(self, records: Iterator[Record]) -> None:
@@ -53,6 +53,7 @@ class StraceQueue:
         self.kvm_calls = 0
         self.ended = False
         self.stamp_ns: int | None = None
+        self._last_ns: int | None = None
 
     def pull(self) -> bool:
         """Read one more record; False at the end, or when too many wait."""
@@ -77,8 +78,13 @@ class StraceQueue:
         else:
             entry.stamp_ns = record.time_ns
         self.log.append(entry)
-        if entry.stamp_ns is not None:
-            self.stamp_ns = entry.stamp_ns
+        self._note(entry.stamp_ns)
+
+    def _note(self, stamp_ns: int | None) -> None:
+        """Note a stamp; of the last two the earlier one counts, so that a single damaged one does not look like the future."""
+        if stamp_ns is not None:
+            self.stamp_ns = stamp_ns if self._last_ns is None else min(self._last_ns, stamp_ns)
+            self._last_ns = stamp_ns
 
     def _call(self, record: Syscall, stage: int) -> bool:
         """Take a KVM ioctl, or its second half; False for an ioctl of something else."""
@@ -87,8 +93,7 @@ class StraceQueue:
             if entry is None or entry.record is not record:
                 return False
             entry.done = self._count
-            if record.exit_ns is not None:
-                self.stamp_ns = record.exit_ns
+            self._note(record.exit_ns)
             return True
         args = ioctl_args(record.args)
         if args is None or not (is_kvm(args.cmd) if args.cmd is not None else "KVM_" in args.cmd_text):

@@ -10,9 +10,9 @@ from typing import Final
 
 import attrs
 
-from replay.errors import TraceSyntaxError
+from replay.errors import EmptyError, TraceSyntaxError
 from replay.events import Lost, Source
-from replay.header import Header, SourceFile, Trailer
+from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import Item, Run
 from replay.sources.lineage import Lineage
 from replay.sources.processes import Resolver
@@ -35,6 +35,7 @@ from replay.sources.tracefs_pages import PageFold
 BAD_LINES_MAX: Final = 100
 """Lines not understood before the first that is: more, and this is no tracefs text."""
 FORMAT: Final = "tracefs"
+_USES: Final = (b"kvm_mmu_get_page: ", b"kvm_mmu_prepare_zap_page: ", b"cmd: 0xae80,", b"cmd: 0x4020ae46,", b"cmd: 0xae41,")
 EPOCH_NS_MIN: Final = 10**18
 """Times from here on are since 1970 (September 2001 and later), not since boot."""
 
@@ -117,7 +118,7 @@ class Walk:
         self._count_odd()
         self._odd_line = line
         self._bad += 1
-        if self._bad > BAD_LINES_MAX and not self._good and not self.events:
+        if self._bad > BAD_LINES_MAX and not self._good and not self.fold.used:
             raise TraceSyntaxError(
                 f"{self._bad} lines of which none is a trace line, the last one {text[:80]!r}",
                 where=self._place(line),
@@ -159,6 +160,18 @@ def first_time_ns(block: Block | None) -> int | None:
     return None
 
 
+def is_complete_start(block: Block | None) -> bool:
+    """Say whether a trace begins before its first VM: nothing of KVM is used before one is created, nothing was overwritten."""
+    for line in block.lines if block is not None else ():
+        if line.startswith(b"#") and overwritten(line):
+            return False
+        if any(use in line for use in _USES):
+            return False
+        if b"cmd: 0xae01," in line:
+            return True
+    return True
+
+
 def lineage_of(block: Block | None) -> Lineage:
     """Return what a trace says of processes, as its resolver needs it.
 
@@ -183,8 +196,13 @@ class TracefsImport:
         self._blocks = iter(self._lexer)
         self._first = next(self._blocks, None)
         self._tally = Tally()
-        clock = clock_of(first_time_ns(self._first))
-        self.header = Header(sources=(SourceFile(name=name, format=FORMAT),), clock=clock)
+        self.header = Header(
+            sources=(SourceFile(name=name[-255:], format=FORMAT),),
+            tools=(Tool(name=FORMAT),),
+            clock=clock_of(first_time_ns(self._first)),
+            provenance="imported from tracefs text",
+            complete_start=is_complete_start(self._first),
+        )
         self._walk = self._make(name)
 
     def _make(self, name: str) -> Walk:
@@ -196,8 +214,13 @@ class TracefsImport:
         return Walk(self._lexer, calls, fold, out, self._tally, name, 0)
 
     def items(self) -> Iterator[Item]:
-        """Yield events and runs in order; raises TraceSyntaxError for text that is no trace."""
-        return self._walk.items(chain([] if self._first is None else [self._first], self._blocks))
+        """Yield events and runs in order; raises TraceSyntaxError for text that is no trace, EmptyError for one without KVM."""
+        yield from self._walk.items(chain([] if self._first is None else [self._first], self._blocks))
+        if not self._walk.events:
+            advice = "enable the events kvmmmu/kvm_mmu_get_page, kvmmmu/kvm_mmu_prepare_zap_page and syscalls/sys_*_ioctl"
+            raise EmptyError(
+                "no KVM call and no page that shadows a guest's", where=self._walk.name, expected="events of KVM", advice=advice
+            )
 
     def trailer(self) -> Trailer:
         """Return the counts."""
@@ -205,6 +228,4 @@ class TracefsImport:
 
     def warnings(self) -> Sequence[str]:
         """Return what a reader of the stream should know."""
-        if any(counter.severity != "ignored" for counter in self._tally.counters()):
-            return ("some lines of the trace are lost or not understood; see the counters",)
-        return ()
+        return tuple(f"{c.first}: {c.kind} ({c.count})" for c in self._tally.counters() if c.severity == "lost")

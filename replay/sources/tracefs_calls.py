@@ -137,10 +137,12 @@ def syscall_record(task: TaskLine, call: SyscallEnter, line: int, file: int) -> 
         return None
     if call.name == "ioctl" and not is_kvm(call.args["cmd"]):
         return None
-    args = ", ".join(f"{call.args[name]:#x}" if place else str(call.args[name]) for place, name in enumerate(names))
-    return Syscall(
-        task.tid, call.name, args, line, ENTER, enter_ns=task.time_ns, comm=task.comm.decode(errors="replace"), file=file
-    )
+    numbers = [f"{call.args[name]:#x}" if place else str(call.args[name]) for place, name in enumerate(names)]
+    if call.text:
+        numbers[-1] = call.text
+    enter_ns = None if call.late else task.time_ns
+    comm = task.comm.decode(errors="replace")
+    return Syscall(task.tid, call.name, ", ".join(numbers), line, ENTER, enter_ns=enter_ns, comm=comm, file=file)
 
 
 def finish(record: Syscall, call: SyscallExit, time_ns: int | None, line: int) -> None:

@@ -57,10 +57,16 @@ class TaskLine:
 
 @attrs.frozen
 class SyscallEnter:
-    """`sys_NAME(arg: value, ...)`: arguments by the kernel's own parameter names."""
+    """`sys_NAME(arg: value, ...)`: arguments by the kernel's own parameter names.
+
+    text: what the pointer of an ioctl points to, spelled as strace does, where the recorder read it. late: only the call's exit
+    was recorded, so that when it was entered is not known.
+    """
 
     name: str
     args: dict[str, int]
+    text: str = ""
+    late: bool = False
 
 
 @attrs.frozen
@@ -109,13 +115,24 @@ class PageEvent:
 
     The accounting rule: get_page that made a page, not direct, accounts it; the first zap of such a page takes it back. A root
     in use is zapped twice, the second time as invalid. Level 1 is accounted as well, it counts no write track.
+    place: level, address space and guest mode as `replay.sources.tracefs_items.place_of` packs them; text has the level only.
     Source: arch/x86/kvm/mmu/mmu.c account_shadowed(), unaccount_shadowed(), sp_has_gptes(), __kvm_mmu_prepare_zap_page().
     """
 
     kind: int
     gfn: int
-    level: int
+    place: int
     words: str
+
+    @property
+    def level(self) -> int:
+        """Level of the page, 1 to 5."""
+        return self.place & 7
+
+    @property
+    def nested(self) -> bool:
+        """Whether the page shadows tables of an L2 guest, as far as the recorder says."""
+        return self.place >= 1 << 11
 
 
 def page_event(body: bytes) -> PageEvent | None:

@@ -9,8 +9,18 @@ from replay.events import Event, Task
 from replay.runs import RUN_EVENTS_MAX, Constant, Item, Run
 
 PageRow = tuple[int, int, int, int, int, int | None, int]
-"""kind, vm, gfn, level, index of the task, time in ns, line."""
-_NO_ROWS: Final[list[PageRow]] = []
+"""kind, vm, gfn, place (`place_of`), index of the task, time in ns, line."""
+_LEVEL_MASK: Final = 7
+_NESTED: Final = 1 << 11
+
+
+def place_of(level: int, as_id: int = 0, *, nested: bool = False) -> int:
+    """Return where a page stands in one number: level in bits 0 to 2, address space in 3 to 10, guest mode in bit 11.
+
+    >>> place_of(4), place_of(2, 1, nested=True)
+    (4, 2058)
+    """
+    return level | as_id << 3 | nested << 11
 
 
 @attrs.define
@@ -56,18 +66,21 @@ class ItemWriter:
 
     def _run(self, rows: list[PageRow]) -> Run:
         """Return rows as a run; columns of one value cost nothing."""
-        kinds, vms, gfns, levels, tasks, times, lines = zip(*rows, strict=True)
+        kinds, vms, gfns, places, tasks, times, lines = zip(*rows, strict=True)
         length = len(rows)
+        plain = max(places) <= _LEVEL_MASK
         known = list(self._tasks)
         used = sorted(set(tasks))
         renumbered = {index: place for place, index in enumerate(used)}
         return Run(
             kind=kinds,
             vm=_column(vms),
-            as_id=Constant(0, length),
+            as_id=Constant(0, length) if plain else _column([place >> 3 & 0xFF for place in places]),
             gfn=gfns,
-            level=_column(levels),
-            nested=Constant(int(self.nested), length),
+            level=_column(places if plain else [place & _LEVEL_MASK for place in places]),
+            nested=_column([int(place >= _NESTED) for place in places])
+            if not (plain or self.nested)
+            else Constant(int(self.nested), length),
             ret=Constant(None, length),
             task=Constant(0, length) if len(used) == 1 else [renumbered[index] for index in tasks],
             tasks=tuple(Task(*known[index]) for index in used),

@@ -65,9 +65,9 @@ FastLane = tuple[int, dict[int, int], int]
 """VM, its live pages, and the index of the thread's task."""
 
 
-def page_key(gfn: int, level: int) -> int:
-    """Return the key of a guest page table's frame at a level."""
-    return gfn << 3 | level
+def page_key(gfn: int, place: int) -> int:
+    """Return the key of a guest page table's frame at a place: its level, address space and guest mode, see `place_of`."""
+    return gfn << 12 | place
 
 
 @attrs.define

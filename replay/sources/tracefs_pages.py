@@ -39,7 +39,8 @@ Known = tuple[int, int, int, int, bytes, int]
 class PageFold:
     """Takes the lines of shadow-page events.
 
-    name: of the trace, for places. on_use: called before a page of a watched VM is accounted.
+    name: of the trace, for places. on_use: called before a page of a watched VM is accounted. roles: events carry the whole role
+    word, so that nothing of it is missing.
 
     The kernel prints the same body for the same page again and again, in the same columns: what a body means, and whose
     thread a line begins with, is remembered, and a line that is known in all of its parts is not parsed.
@@ -51,11 +52,17 @@ class PageFold:
     name: str
     on_use: Callable[[Use], None] | None = None
     line: int = 0
+    roles: bool = False
     _known: Known = (0, 0, 0, 0, b"", 0)
     _pages: dict[bytes, tuple[int, int, int, int]] = attrs.field(factory=dict)
     _ignored: dict[bytes, list[int]] = attrs.field(factory=dict)
     _counts: dict[str, list[int]] = attrs.field(factory=dict)
     _unowned: set[int] = attrs.field(factory=set)
+
+    @property
+    def used(self) -> bool:
+        """Whether any line was a shadow-page event in the usual columns."""
+        return bool(self._known[3])
 
     def fold(self, lines: Iterator[bytes]) -> bytes | None:
         """Take lines up to one that is no shadow-page event in the usual columns, and return that; None at their end.
@@ -119,7 +126,7 @@ class PageFold:
         if not page.kind:
             self._ignored[body] = self._counts.setdefault(page.words, [0, line])
         elif page.level < 5:
-            self._pages[body] = (page.kind, page.gfn, page.level, page_key(page.gfn, page.level))
+            self._pages[body] = (page.kind, page.gfn, page.place, page_key(page.gfn, page.place))
 
     def one(self, page: PageEvent, tid: int, time_ns: int | None, line: int, *, head: bytes = b"") -> None:
         """Take one shadow-page event: find whose it is, write what has to come before it, and account it.
@@ -129,21 +136,21 @@ class PageFold:
         if not page.kind:
             self._counts.setdefault(page.words, [0, line])[0] += 1
             return
-        made, key = page.kind == ACCOUNT, page_key(page.gfn, page.level)
+        made, key = page.kind == ACCOUNT, page_key(page.gfn, page.place)
         lane = self.owners.lane(tid, key, zap=not made)
         if lane is None:
             self._unplaced(tid, time_ns, line, made=made)
             return
-        if page.level == 5:
+        if page.level == 5 and not self.roles:
             self.tally.add(self._place(line), LEVEL_5)
-        self._before(lane, page.gfn, time_ns, line, made=made)
+        self._before(lane, page, time_ns, line)
         pages, task = lane.pages, self.out.task_index(lane.task)
         count = pages.live.pop(key, 0)
         if made or count > 1:
             pages.live[key] = count + 1 if made else count - 1
         elif not count:
             self._unseen(line)
-        self.out.rows.append((page.kind, pages.vm, page.gfn, page.level, task, time_ns, line))
+        self.out.rows.append((page.kind, pages.vm, page.gfn, page.place, task, time_ns, line))
         if lane.sure and not pages.slow and head:
             self.owners.remember(tid, head, (pages.vm, pages.live, task))
 
@@ -152,18 +159,19 @@ class PageFold:
         for words, (count, first) in self._counts.items():
             self.tally.add(self._place(first), words, "ignored", count)
 
-    def _before(self, lane: Lane, gfn: int, time_ns: int | None, line: int, *, made: bool) -> None:
+    def _before(self, lane: Lane, page: PageEvent, time_ns: int | None, line: int) -> None:
         """Write the slot that the page is the first use of, and the shadow root that KVM must have allocated before."""
-        if made and lane.pages.watched and self.on_use is not None:
-            self.on_use(Use(lane.pages.vm, gfn, time_ns))
+        if page.kind == ACCOUNT and lane.pages.watched and self.on_use is not None:
+            self.on_use(Use(lane.pages.vm, page.gfn, time_ns))
         if not lane.pages.rooted:
             # mmu.c mmu_alloc_shadow_roots() calls mmu_first_shadow_root_alloc() before the first shadow page can be made.
             lane.pages.root()
             source, task = Source(self.out.file, line), Task(*lane.task)
             vm = lane.pages.vm
-            nested = self.out.nested
+            nested = self.out.nested or page.nested
             self.out.event(ShadowRootAlloc(vm=vm, ret=0, nested=nested, inferred=True, task=task, time_ns=time_ns, source=source))
-            self.tally.add(self._place(line), ROLE_BITS, "ignored")
+            if not self.roles:
+                self.tally.add(self._place(line), ROLE_BITS, "ignored")
 
     def _unplaced(self, tid: int, time_ns: int | None, line: int, *, made: bool) -> None:
         """Count a line that has no VM; mark the first one of each thread."""

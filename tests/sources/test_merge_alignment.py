@@ -10,7 +10,7 @@ from run_texts import imported_run as both
 from replay.errors import PairingError
 from replay.events import Lost, Opaque
 from replay.sources import ioctls
-from replay.sources.merge_calls import RET_DIFFERS
+from replay.sources.merge_calls import ONLY_TRACE, RET_DIFFERS
 from replay.sources.strace_feed import AFTER, BEFORE, ONLY_STRACE
 from replay.sources.tracefs_calls import LOST_EXIT
 
@@ -96,6 +96,14 @@ class TestAlignment:
         many = [*START, *[item for _ in range(40) for item in (run(101, 5), Exit(101, 0, trace_ret=-4))]]
         with pytest.raises(PairingError, match="different results"):
             merged(tmp_path, [*many, *self.ITEMS[len(START) :]], stamps=False)
+
+    def test_damaged_stamp(self, tmp_path: Path) -> None:
+        """A stamp that is damaged costs the pair of its own call, no other."""
+        strace = strace_text(self.ITEMS).replace("100 1795341862.001160 ioctl(4", "100 8795341862.001160 ioctl(4")
+        result = both(tmp_path, strace, trace_text(self.ITEMS))
+        assert slots(result.events) == [(0, 0), (1, 0), (1, 0)]
+        assert (result.count(ONLY_STRACE), result.count(ONLY_TRACE)) == (1, 1)
+        assert result.kinds().count("shadow_page.account 4001") == 1
 
 
 class TestGaps:

@@ -27,10 +27,11 @@ from run_texts import (
     vm,
 )
 
-from replay.errors import KvmReplayError, TraceSyntaxError
+from replay.errors import EmptyError, KvmReplayError, TraceSyntaxError
 from replay.events import HotEvent, IdentityMapSet, Lost, NrMmuPagesSet, Opaque, TssSet, VcpuCreate, VmDestroy
 from replay.runs import events_of
 from replay.sources import ioctls, open_stream
+from replay.sources.tracefs import TracefsImport
 from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT
 from replay.sources.tracefs_pages import AMBIGUOUS, LEVEL_5, ROLE_BITS
 
@@ -199,7 +200,7 @@ class TestMarks:
         line = b"           guest-100     [000] ...1. 1.000000: "
         text = line + b"kvm_mmu_zap_all_fast: kvm-mmu-valid-gen 1 used_pages 4\n" + line + b"kvm_exit: reason HLT\n"
         text += line + b"kvm_mmu_get_page: new sp gfn 83d 2 q0 wux !pae nxe wp root 0 sync\n"
-        result = imported_trace(text)
+        result = imported_trace(trace_text(START) + text)
         assert (result.count("event kvm_mmu_zap_all_fast"), result.count("event kvm_exit")) == (1, 1)
         assert result.count("damaged kvm_mmu_get_page") == 1
 
@@ -207,6 +208,19 @@ class TestMarks:
         """Text that never becomes a trace is refused."""
         with pytest.raises(TraceSyntaxError, match="none is a trace line"):
             imported_trace(b"hello\n" * 300)
+
+    def test_no_kvm(self) -> None:
+        """A trace without anything of KVM is nothing to judge."""
+        line = PLAIN.line(100, 10**18 * 2, b"sched_wakeup: comm=x pid=1")
+        for text in (b"", b"# tracer: nop\n#\n", line):
+            with pytest.raises(EmptyError, match="no KVM call and no page"):
+                imported_trace(text)
+
+    def test_complete_start(self) -> None:
+        """A trace whose VM was there before, or that was overwritten, says that its beginning is missing."""
+        whole = trace_text(START)
+        cases = (whole, whole.split(b"\n", 2)[2], b"# entries-in-buffer/entries-written: 5/8   #P:2\n" + whole)
+        assert [TracefsImport([text]).header.complete_start for text in cases] == [True, False, False]
 
 
 class TestDamage:
