@@ -5,6 +5,7 @@ other lane is counterfactual: from the first result that parts from the recorded
 so that event is the lane's horizon.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -16,7 +17,7 @@ from replay.kvm.machine import Machine, Outcome
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.policies import Policy
 from replay.kvm.profile import Profile
-from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Run
+from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Constant, Run
 from replay.units import ENOMEM, ret_text
 
 SKIPPED_SHADOW: Final = "shadow paging that only tdp=0 causes"
@@ -64,6 +65,8 @@ class Lane:
         self.disagreement_count = 0
         self.skipped: dict[str, int] = {}
         self.unattributed: list[int] = []
+        self.folded: tuple[Run, RunOutcome] | None = None
+        """The rows of the last run that this lane replayed, and what they did."""
         self._no_shadow = recorded_tdp is False and profile.tdp
         # The functions are compiled out from 6.6 on: arch/x86/include/asm/kvm_page_track.h [6.12].
         self._no_external = not profile.config_external_write_tracking and policy.register_checks_mm
@@ -100,14 +103,25 @@ class Lane:
         rows = self._kept_rows(run)
         if rows is None:
             outcome = fold_run(self.machine, run, first)
+            self.folded = run, outcome
+        elif rows:
+            kept = run.select(rows)
+            self.folded = kept, fold_run(self.machine, kept, first)
+            outcome = _back(self.folded[1], rows)
         else:
-            outcome = _back(fold_run(self.machine, run.select(rows), first), rows) if rows else RunOutcome()
-        for row, recorded in enumerate(run.ret):
-            if recorded is not None and run.kind[row] < ACCOUNT and (rows is None or row in rows):
+            outcome, self.folded = RunOutcome(), None
+        self._compare_rows(run, first, range(len(run)) if rows is None else rows, outcome)
+        return outcome
+
+    def _compare_rows(self, run: Run, first: int, rows: Sequence[int], outcome: RunOutcome) -> None:
+        if isinstance(run.ret, Constant) and run.ret.number is None:
+            return  # shadow pages and most writes have no recorded result
+        for row in rows:
+            recorded = run.ret[row]
+            if recorded is not None and run.kind[row] < ACCOUNT:
                 ret = outcome.rets.get(row, 0)
                 if not results_agree(recorded, ret) or (recorded > 0) != (ret > 0):
                     self._note(Disagreement(first + row, run.event_at(row).KIND, recorded, ret, ""))
-        return outcome
 
     def _skip(self, event: Event) -> str:
         if self._no_shadow and isinstance(event, ShadowRootAlloc) and not event.nested:
