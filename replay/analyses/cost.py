@@ -13,11 +13,13 @@ from replay.analyses.compare_report import Bytes, bytes_of
 from replay.engine.lane import Lane
 from replay.errors import UsageError
 from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate
-from replay.events.base import text, uint, value, values
+from replay.events.base import sint, text, uint, value, values
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, Tally
 from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES, KVM_USER_MEM_SLOTS
 from replay.units import PAGE_SHIFT, PAGE_SIZE_BYTES, Gpa, Hva, ret_text
 
+_LATER: Final = {"registered": NotifierRegister(vm=0), "rooted": ShadowRootAlloc(vm=0, nested=True)}
+"""Stages of a layout after its creation, and what leads to each."""
 ADDRESS_BITS_MIN: Final = 12
 ADDRESS_BITS_MAX: Final = 51  # gfns below the 2^52 limit of kvm_mmu_max_gfn() without tdp, with room for the offset
 
@@ -32,6 +34,7 @@ class StageCost:
     nominal_bytes: int = uint("all of them together, as the code asks for them", unit="bytes")
     charged_bytes: int = uint("the same as charged to the memory cgroup", unit="bytes")
     real_bytes: int = uint("the same with page-pointer arrays and slab rounding", unit="bytes")
+    ret: int = sint("result of the call that leads to the stage: -ENOMEM keeps what was allocated before", default=0)
 
 
 @attrs.frozen(kw_only=True)
@@ -53,8 +56,8 @@ class CostReport:
     lanes: tuple[LaneCost, ...] = values("lanes", LaneCost, length_max=64)
 
 
-def stage_cost(stage: str, lane: Lane) -> StageCost:
-    """Return what a lane holds now, and held at most."""
+def stage_cost(stage: str, lane: Lane, ret: int | None = 0) -> StageCost:
+    """Return what a lane holds now, and held at most; ret: result of the call before."""
     tallies = lane.machine.allocator.tallies
     return StageCost(
         stage=stage,
@@ -63,6 +66,7 @@ def stage_cost(stage: str, lane: Lane) -> StageCost:
         nominal_bytes=sum(tally.nominal_now for tally in tallies.values()),
         charged_bytes=sum(tally.charged_now for tally in tallies.values()),
         real_bytes=sum(tally.real_now for tally in tallies.values()),
+        ret=ret or 0,
     )
 
 
@@ -103,10 +107,10 @@ def layout_cost(address_bits: int, slots: int | None, lanes: Sequence[Lane]) -> 
     for lane in lanes:
         _create(lane, count, pages)
         stages = [stage_cost("created", lane)]
-        if lane.step(NotifierRegister(vm=0), count + 1) is not None:
-            stages.append(stage_cost("registered", lane))
-        lane.step(ShadowRootAlloc(vm=0, nested=True), count + 2)
-        stages.append(stage_cost("rooted", lane))
+        for number, (stage, event) in enumerate(_LATER.items(), count + 1):
+            outcome = lane.step(event, number)
+            if outcome is not None:
+                stages.append(stage_cost(stage, lane, outcome.ret))
         reports.append(LaneCost(name=lane.name, policy=lane.policy.name, stages=tuple(stages)))
     title = f"{address_bits}-bit address space"
     return CostReport(title=title, slots=count, slot_pages=pages, lanes=tuple(reports))

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from replay.analyses.compare_report import Bytes
 from replay.analyses.cost import CostReport, LaneCost, StageCost
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text
+from replay.units import bytes_text, ret_text
 
 _STAGES: Final = {
     "created": "memslots created",
@@ -28,28 +29,29 @@ def cost_text(report: CostReport, paint: Paint | None = None) -> Iterator[str]:
     for stage in dict.fromkeys(stage.stage for lane in report.lanes for stage in lane.stages):
         lanes = [(lane, found) for lane in report.lanes for found in lane.stages if found.stage == stage]
         yield ""
-        yield paint("cyan", _STAGES[stage])
+        failed = [f"{lane.name}: {ret_text(found.ret)}" for lane, found in lanes if found.ret < 0]
+        yield paint("cyan", _STAGES[stage] + (f" ({', '.join(failed)})" if failed else ""))
         yield from (f"  {line}" for line in _table(lanes, peaks=stage == "end"))
 
 
 def _table(lanes: Sequence[tuple[LaneCost, StageCost]], *, peaks: bool) -> list[str]:
-    when = "peak" if peaks else "now"
+    """Lay out arrays against lanes; arrays that no lane has are left out."""
     rows: list[Sequence[str]] = [
-        ("array", *(f"{lane.name}: {word}" for lane, _ in lanes for word in ("arrays", when, "charged", "real")))
+        ("", *(cell for lane, _ in lanes for cell in (lane.name, "", "", ""))),
+        ("array", *(cell for _lane in lanes for cell in ("arrays", "peak" if peaks else "now", "charged", "real"))),
     ]
     for index, array in enumerate(lanes[0][1].arrays):
-        cells = []
-        for _lane, stage in lanes:
-            b = stage.arrays[index]
-            sizes = (b.nominal_peak_bytes, b.charged_peak_bytes, b.real_peak_bytes)
-            now = (b.nominal_end_bytes, b.charged_end_bytes, b.real_end_bytes)
-            cells += [f"{b.allocations if peaks else b.live:,}", *(bytes_text(size) for size in (sizes if peaks else now))]
-        rows.append((array.array, *cells))
+        held = [stage.arrays[index] for _lane, stage in lanes]
+        if any(b.allocations for b in held):
+            rows.append((array.array, *(cell for b in held for cell in _cells(b, peaks=peaks))))
     if not peaks:
-        total = [
-            cell
-            for _lane, stage in lanes
-            for cell in ("", *(bytes_text(size) for size in (stage.nominal_bytes, stage.charged_bytes, stage.real_bytes)))
-        ]
-        rows.append(("all", *total))
-    return columns(rows)
+        sums = [(stage.nominal_bytes, stage.charged_bytes, stage.real_bytes) for _lane, stage in lanes]
+        rows.append(("all", *(cell for sizes in sums for cell in ("", *(bytes_text(size) for size in sizes)))))
+    return columns(rows, left=(0, *range(1, 1 + 4 * len(lanes), 4)))
+
+
+def _cells(held: Bytes, *, peaks: bool) -> Sequence[str]:
+    """Return how many arrays there are, and their bytes: now, or at their peak."""
+    peak = (held.nominal_peak_bytes, held.charged_peak_bytes, held.real_peak_bytes)
+    now = (held.nominal_end_bytes, held.charged_end_bytes, held.real_end_bytes)
+    return (f"{held.allocations if peaks else held.live:,}", *(bytes_text(size) for size in (peak if peaks else now)))
