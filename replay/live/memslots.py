@@ -239,4 +239,6 @@ def memslot_request(dice: Dice, vm: LiveVm) -> MemslotSet:
             asked = dice.weighted(MUTATIONS)(dice, vm, asked)
     if asked.region2 and asked.guest_memfd is None and not asked.fault:
         asked = attrs.evolve(asked, guest_memfd=U32_MAX)
-    return asked
+    # A kernel that makes slots where none can be would lead its neighbours beyond the width of the fields.
+    gpa, hva = Gpa(asked.guest_phys_addr & U64_MAX), Hva(asked.userspace_addr & U64_MAX)
+    return attrs.evolve(asked, guest_phys_addr=gpa, userspace_addr=hva)

@@ -77,11 +77,11 @@ class LiveRun:
     def _operation(self) -> Iterator[Event]:
         dice = self._dice
         usable = [vm for vm in self._vms if vm.fd is not None]
-        if not usable or (len(self._vms) < self._vms_max and dice.chance(5)):
+        if len(self._vms) < self._vms_max and (not usable or dice.chance(5)):
             self.operations += 1
             yield from self._create_vm()
             return
-        if dice.chance(2):
+        if not usable or dice.chance(2):
             vm = dice.pick(self._vms)
             self.operations += 1
             yield from self._close(vm, dice.pick(vm.handles()))

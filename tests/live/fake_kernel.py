@@ -74,6 +74,7 @@ class FakeKernel:
         self.files = FILES if files is None else files
         self.watched = areas
         self.shut_down = False
+        self.busy = 0
         self.calls: list[tuple[int, Any]] = []
         self.pages_most = 0
         self._vms: dict[int, FakeVm] = {}
@@ -120,8 +121,9 @@ class FakeKernel:
         return "allocations are compared" if self.watched else "allocations are not compared"
 
     def try_lock(self) -> bool:
-        """Nobody else is there."""
-        return True
+        """Give the turn once others had it as often as `busy` says."""
+        self.busy -= 1
+        return self.busy < 0
 
     def shut(self) -> None:
         """Note that it was closed."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 OPERATIONS_MAX: Final = 1_000_000
 SEED_MAX: Final = (1 << 64) - 1
 TURN_SECONDS_MAX: Final = 120
-"""How long another run is waited for."""
+"""How long another run is waited for; then allocations are not compared."""
+TURN_POLL_SECONDS: Final = 0.2
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -96,14 +97,15 @@ def _ask(args: argparse.Namespace, console: Console) -> "LiveReport":
 
 def _take_turn(device: "DevKvm", console: Console) -> None:
     """Wait until no other run of this program is on: each would see the other's allocations."""
+    if device.try_lock():
+        return
+    console.note(f"another kvm-replay live holds /dev/kvm; waiting for it, at most {TURN_SECONDS_MAX} seconds")
     began = time.monotonic()
     while not device.try_lock():
         if time.monotonic() - began > TURN_SECONDS_MAX:
             device.watched = False
             return
-        if not console.quiet and device.watched:
-            console.note("another kvm-replay live holds /dev/kvm; waiting for it to end")
-        time.sleep(0.5)
+        time.sleep(TURN_POLL_SECONDS)
 
 
 def _header(args: argparse.Namespace, machine: "Machine") -> "Header":

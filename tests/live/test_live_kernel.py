@@ -1,0 +1,74 @@
+"""Promises that need a kernel: the model against this machine's own /dev/kvm. Skipped, loudly, where there is none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replay.cli import main
+from replay.errors import NoKernelError
+from replay.live.device import DevKvm, this_release
+from replay.live.probe import probe_device, read_text
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def why_not() -> str:
+    """Return why this machine's kernel can not be asked, "" when it can."""
+    try:
+        release = this_release()
+        kvm = DevKvm()
+    except NoKernelError as error:
+        return str(error)
+    try:
+        probe_device(kvm, release, read_text)
+    except NoKernelError as error:
+        return str(error)
+    finally:
+        kvm.shut()
+    return ""
+
+
+WHY_NOT = why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"LIVE TESTS SKIPPED, NOTHING WAS ASKED OF A KERNEL: {WHY_NOT}")
+
+
+class TestThisKernel:
+    """The running kernel and the model agree."""
+
+    def test_300_operations(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """A short run agrees in all, and leaves no file."""
+        monkeypatch.chdir(tmp_path)
+        assert main(["live", "--seed", "11", "--operations", "300"]) == 0
+        assert "model and kernel agree in all" in capsys.readouterr().out
+        assert list(tmp_path.iterdir()) == []
+
+    def test_kept_recording_agrees_again(self, tmp_path: Path) -> None:
+        """A run that is kept is a recording that `check` agrees with, and `compare` can replay."""
+        path = tmp_path / "run.kvmr"
+        assert main(["live", "--seed", "12", "--operations", "60", "--output", str(path)]) == 0
+        assert main(["check", str(path)]) == 0
+        assert main(["compare", str(path)]) in {0, 1}
+
+    @pytest.mark.parametrize("kept", [False, True])
+    def test_killed(self, kept: bool, tmp_path: Path) -> None:
+        """A run that is killed leaves no VM, and no file but the recording as NAME.part."""
+        output = ["--output", "run.kvmr"] if kept else []
+        command = [sys.executable, "-m", "replay", "live", "--operations", "1000000", *output]
+        run = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL
+        )
+        descriptors = Path(f"/proc/{run.pid}/fd")
+        for _ in range(600):
+            if any(str(link.readlink()) == "anon_inode:kvm-vm" for link in descriptors.iterdir() if link.is_symlink()):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the run made no VM")
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        assert [path.name for path in tmp_path.iterdir()] == (["run.kvmr.part"] if kept else [])
