@@ -5,7 +5,7 @@ within it slots, flags and errno outcomes are constant, which is what lets the e
 sequence of ints of the run's length: a `Constant`, a list, an array, or a memoryview cast over the bytes of a block.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, overload
 
 import attrs
@@ -94,9 +94,48 @@ class Run:
     file: Sequence[int | None]
     line: Sequence[int | None]
     inferred: Sequence[int]
+    _memo: dict[str, Any] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    def _once(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return what some look at the columns gives, working it out the first time only."""
+        if name not in self._memo:
+            self._memo[name] = work()
+        return self._memo[name]
+
+    def kinds(self) -> dict[int, int]:
+        """Return how many rows there are of each hot kind that occurs. Cost: 1 to 3 ns a row, once.
+
+        >>> run_of([WriteTrackAdd(vm=0, gfn=Gfn(1)), WriteTrackQuery(vm=0, gfn=Gfn(1))]).kinds()
+        {64: 1, 66: 1}
+        """
+        found: dict[int, int] = self._once("kinds", lambda: _tally(self.kind))
+        return found
+
+    def vms(self) -> tuple[int, ...]:
+        """Return the numbers of the VMs that rows name, in order. Cost: 1 to 10 ns a row, once."""
+        found: tuple[int, ...] = self._once("vms", lambda: tuple(sorted(_distinct(self.vm))))
+        return found
+
+    def changes(self) -> tuple[int, int]:
+        """Return how many rows ask for one write tracking more, and for one less: shadow pages from level 2 on only."""
+        found: tuple[int, int] = self._once("changes", self._changes)
+        return found
+
+    def _changes(self) -> tuple[int, int]:
+        kinds = self.kinds()
+        up, down = kinds.get(ACCOUNT, 0), kinds.get(UNACCOUNT, 0)
+        if (up or down) and not (isinstance(self.level, Constant) and self.level.number > 1):
+            deep, kind = _bits(self.level, _DEEP), _bytes(self.kind)
+            up, down = ((_bits(kind, _IS[code]) & deep).bit_count() for code in (ACCOUNT, UNACCOUNT))
+        return kinds.get(ADD, 0) + up, kinds.get(REMOVE, 0) + down
+
+    def recorded(self) -> tuple[int, dict[int, int]]:
+        """Return how many rows have a recorded result, and those that are not 0, by row."""
+        found: tuple[int, dict[int, int]] = self._once("recorded", lambda: _recorded(self.ret))
+        return found
 
     def event_at(self, row: int) -> HotEvent:
         """Return one row as an event object, for people; the engine never asks for it."""
@@ -120,8 +159,58 @@ class Run:
 
     def select(self, rows: Sequence[int]) -> "Run":
         """Return the run with only some of its rows, in the order given."""
-        columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in COLUMNS}
+        columns: dict[str, Any] = {name: _chosen(getattr(self, name), rows) for name in COLUMNS}
         return attrs.evolve(self, **columns)
+
+
+def _bytes(column: Sequence[int]) -> bytes:
+    """Return a column of numbers below 256 as bytes."""
+    return bytes([column.number]) * len(column) if isinstance(column, Constant) else bytes(column)
+
+
+_DEEP: Final = bytes(level > 1 for level in range(256))
+_IS: Final = {code: bytes(other == code for other in range(256)) for code in HOT_CLASSES}
+
+
+def _bits(column: Sequence[int], table: bytes) -> int:
+    """Return a number with one byte a row: 1 where the table says so."""
+    return int.from_bytes(_bytes(column).translate(table), "little")
+
+
+def _tally(column: Sequence[int]) -> dict[int, int]:
+    """Count the rows of each number below 256, in order of the numbers."""
+    if isinstance(column, Constant):
+        return {column.number: len(column)}
+    rest, counts = _bytes(column), dict[int, int]()
+    while rest:
+        others = rest.translate(None, rest[:1])
+        counts[rest[0]] = len(rest) - len(others)
+        rest = others
+    return dict(sorted(counts.items()))
+
+
+def _distinct(column: Sequence[int]) -> Iterable[int]:
+    if isinstance(column, Constant):
+        return (column.number,)
+    if isinstance(column, memoryview) and column.itemsize == 1:
+        return _tally(column)
+    return dict.fromkeys(column)
+
+
+def _chosen(column: Sequence[Any], rows: Sequence[int]) -> Sequence[Any]:
+    """Return some rows of a column."""
+    if isinstance(column, Constant):
+        return Constant(column.number, len(rows))
+    return [column[row] for row in rows]
+
+
+def _recorded(column: Sequence[int | None]) -> tuple[int, dict[int, int]]:
+    """Return how many rows are not None, and those that are not 0 either."""
+    if isinstance(column, Constant):
+        known = 0 if column.number is None else len(column)
+        return known, dict.fromkeys(range(known), column.number) if column.number else {}
+    values = list(column)
+    return len(values) - values.count(None), {row: value for row, value in enumerate(values) if value}
 
 
 Item = Event | Run

@@ -13,7 +13,7 @@ from replay.header import Header
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CREATE, FLAGS_ONLY, MOVE
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
-from replay.runs import QUERY, REMOVE
+from replay.runs import QUERY, REMOVE, Constant, Run
 from replay.units import ESRCH
 
 _WHOLE: Final = -1
@@ -98,17 +98,27 @@ class Agreements:
 
     def run(self, step: RunStep) -> None:
         """Take one run."""
-        first = step.outcomes[0]
-        if any((outcome.log, outcome.rets) != (first.log, first.rets) for outcome in step.outcomes):
+        first, wanted = step.outcomes[0], self._wanted(step.run)
+        if not wanted or any((outcome.log, outcome.rets) != (first.log, first.rets) for outcome in step.outcomes):
             return
-        for kind in (QUERY, REMOVE):
-            rows = [row for row, one in enumerate(step.run.kind) if one == kind] if kind in step.run.kind else []
-            for row in rows:
+        for kind in wanted:
+            for row in [row for row, one in enumerate(step.run.kind) if one == kind]:
                 story = self._stories.get(step.run.vm[row])
                 if kind == QUERY:
                     self._query(step, row, story)
                 elif story is not None and story.registered and not story.nodes:
                     self._note("D13", step.first + row)
+
+    def _wanted(self, run: Run) -> list[int]:
+        """Return the kinds of rows that can be worth a note. Cost: proportional to the VMs, as nearly no run has such rows."""
+        kinds, found = run.kinds(), []
+        if QUERY in kinds:
+            tracked = [self._stories[vm].registered or self._stories[vm].rooted for vm in run.vms() if vm in self._stories]
+            plain = isinstance(run.as_id, Constant) and not run.as_id.number
+            found += [] if plain and len(tracked) == len(run.vms()) and all(tracked) else [QUERY]
+        if REMOVE in kinds and any(story.registered and not story.nodes for story in self._stories.values()):
+            found.append(REMOVE)
+        return found
 
     def _query(self, step: RunStep, row: int, story: _VmStory | None) -> None:
         if step.run.as_id[row] and self._tracked_in_0(step.run.vm[row], step.run.gfn[row]):

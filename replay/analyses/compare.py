@@ -52,12 +52,13 @@ class _Census:
 
     def run(self, step: RunStep, *, nested_only: bool) -> None:
         """Count one run; nested_only: no lane replays other shadow pages."""
-        kinds = list(step.run.kind)
-        self.events += len(kinds)
-        self.external_changes += kinds.count(ADD) + kinds.count(REMOVE)
-        if nested_only:
-            kinds = [kind for kind, nested in zip(kinds, step.run.nested, strict=True) if nested]
-        self.shadow_pages += kinds.count(ACCOUNT) + kinds.count(UNACCOUNT)
+        run, kinds = step.run, step.run.kinds()
+        self.events += len(run)
+        self.external_changes += kinds.get(ADD, 0) + kinds.get(REMOVE, 0)
+        pages = kinds.get(ACCOUNT, 0) + kinds.get(UNACCOUNT, 0)
+        if pages and nested_only:
+            pages = sum(kind >= ACCOUNT and nested for kind, nested in zip(run.kind, run.nested, strict=True))
+        self.shadow_pages += pages
 
     def report(self) -> tuple[Count, ...]:
         """Return the counts with the words of the report."""
@@ -108,7 +109,7 @@ class Comparison:
         self._agreements.run(step)
         for index, pair in enumerate(self._pairs, 1):
             pair.run(step, index)
-        recorded = sum(ret is not None for ret in step.run.ret)
+        recorded, _results = step.run.recorded()
         self._checked = [count + recorded for count in self._checked]
 
     def report(self) -> CompareReport:

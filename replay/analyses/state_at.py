@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from replay.engine.lane import Lane
-from replay.engine.lockstep import lockstep
+from replay.engine.lockstep import RunStep, lockstep
 from replay.errors import UsageError
 from replay.runs import Item, Run
 from replay.stream import Stream
@@ -15,9 +15,8 @@ def replay_to(stream: Stream, lanes: Sequence[Lane], event: int | None) -> int:
     Raises UsageError when the recording has no event of that number. Cost: proportional to the events replayed.
     """
     last = -1
-    for item in _until(stream.items(), event):
-        for _step in lockstep(iter([item]), lanes, first=last + 1):
-            last += len(item) if isinstance(item, Run) else 1
+    for step in lockstep(_until(stream.items(), event), lanes):
+        last += len(step.run) if isinstance(step, RunStep) else 1
     if event is not None and last < event:
         raise UsageError(f"there is no event {event}", expected=f"0 to {last}" if last >= 0 else "a recording with events")
     return last

@@ -40,6 +40,11 @@ class States:
         self._report = report
         self._parted: dict[int, _Parted] = {}
 
+    @property
+    def parted(self) -> bool:
+        """Whether some VM parted; otherwise there is nothing to compare."""
+        return bool(self._parted)
+
     def part(self, at: Where, entry: Entry, *, owns: bool) -> None:
         """Compare the VM from here on. owns: fields that part at this event are what the finding says already."""
         if at.vm is None:

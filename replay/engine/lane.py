@@ -10,13 +10,15 @@ from typing import Final
 
 import attrs
 
+from replay.engine.rows import chosen_rows, rows_of_vms
 from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc
 from replay.kvm.allocator import GFN_WRITE_TRACK
-from replay.kvm.fold import RunOutcome, fold_run
+from replay.kvm.fold import fold
 from replay.kvm.machine import Machine, Outcome
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.policies import Policy
 from replay.kvm.profile import Profile
+from replay.kvm.run_outcome import RunOutcome
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Constant, Run
 from replay.units import ENOMEM, ret_text
 
@@ -65,8 +67,7 @@ class Lane:
         self.disagreement_count = 0
         self.skipped: dict[str, int] = {}
         self.unattributed: list[int] = []
-        self.folded: tuple[Run, RunOutcome] | None = None
-        """The rows of the last run that this lane replayed, and what they did."""
+        self._last: tuple[Run, RunOutcome] | None = None
         self._no_shadow = recorded_tdp is False and profile.tdp
         # The functions are compiled out from 6.6 on: arch/x86/include/asm/kvm_page_track.h [6.12].
         self._no_external = not profile.config_external_write_tracking and policy.register_checks_mm
@@ -75,6 +76,22 @@ class Lane:
     def horizon(self) -> Disagreement | None:
         """The first result that parts from the recorded one; None while there is none."""
         return self.disagreements[0] if self.disagreements else None
+
+    @property
+    def folded(self) -> tuple[Run, RunOutcome] | None:
+        """The rows of the last run that this lane replayed, and what they did; None when it replayed none."""
+        if self._last is None:
+            return None
+        run, outcome = self._last
+        rows = self._kept_rows(run)
+        if rows is None:
+            return self._last
+        return (run.select(rows), _renumbered(outcome, {row: place for place, row in enumerate(rows)})) if rows else None
+
+    @property
+    def left_out(self) -> tuple[bool, bool]:
+        """Which recorded rows this lane leaves out: shadow paging that is not nested, external users."""
+        return (self._no_shadow, self._no_external)
 
     @property
     def leaves_out_shadow_paging(self) -> bool:
@@ -98,30 +115,57 @@ class Lane:
             self._compare(number, event.KIND, recorded, outcome)
         return outcome
 
-    def fold(self, run: Run, first: int) -> RunOutcome:
-        """Apply a run; rows that can not happen under this profile are counted and left out."""
+    def fold(self, run: Run, first: int, vms: Sequence[int] | None = None) -> RunOutcome:
+        """Apply a run, or only its rows of some VMs; rows that can not happen under this profile are counted and left out.
+
+        With vms the caller compares the results: `compare_results()`.
+        """
         rows = self._kept_rows(run)
+        self._count_left_out(run, rows)
+        if vms is not None:
+            rows = rows_of_vms(run, vms, rows)
         if rows is None:
-            outcome = fold_run(self.machine, run, first)
-            self.folded = run, outcome
-        elif rows:
-            kept = run.select(rows)
-            self.folded = kept, fold_run(self.machine, kept, first)
-            outcome = _back(self.folded[1], rows)
+            outcome = fold(self.machine, run, first)
         else:
-            outcome, self.folded = RunOutcome(), None
-        self._compare_rows(run, first, range(len(run)) if rows is None else rows, outcome)
+            outcome = _renumbered(fold(self.machine, chosen_rows(run, rows), first), rows) if len(rows) else RunOutcome()
+        if vms is None:
+            self.compare_results(run, outcome, first)
         return outcome
 
-    def _compare_rows(self, run: Run, first: int, rows: Sequence[int], outcome: RunOutcome) -> None:
-        if isinstance(run.ret, Constant) and run.ret.number is None:
-            return  # shadow pages and most writes have no recorded result
-        for row in rows:
-            recorded = run.ret[row]
-            if recorded is not None and run.kind[row] < ACCOUNT:
-                ret = outcome.rets.get(row, 0)
-                if not results_agree(recorded, ret) or (recorded > 0) != (ret > 0):
-                    self._note(Disagreement(first + row, run.event_at(row).KIND, recorded, ret, ""))
+    def follow(self, lead: "Lane", run: Run, outcome: RunOutcome, first: int) -> RunOutcome:
+        """Take over what a lane that agrees on every VM of a run, and shares its counters, has made of it."""
+        self._count_left_out(run, self._kept_rows(run))
+        self.take_over(lead, run.vms(), outcome, first)
+        self.compare_results(run, outcome, first)
+        return outcome
+
+    def take_over(self, lead: "Lane", vms: Sequence[int], outcome: RunOutcome, first: int) -> None:
+        """Take over the state that some VMs have in another lane after a run, and its warnings; counters are shared."""
+        machine = self.machine
+        machine.allocator.begin(first)
+        machine.log.new = []
+        machine.hot_rows = lead.machine.hot_rows
+        for number in vms:
+            if number in machine.vms:
+                vm, model = machine.vms[number], lead.machine.vms[number]
+                vm.indirect_shadow_pages, vm.vm_bugged = model.indirect_shadow_pages, model.vm_bugged
+        for _row, reason in outcome.log:
+            machine.log.counts[reason] = machine.log.counts.get(reason, 0) + 1
+
+    def compare_results(self, run: Run, outcome: RunOutcome, first: int) -> None:
+        """Hold the results of a run against the recorded ones. Cost: proportional to results that are not 0."""
+        self._last = run, outcome
+        known, recorded = run.recorded()
+        kinds = run.kinds()
+        if not known or not any(kind < ACCOUNT for kind in kinds):
+            return
+        for row in sorted(recorded.keys() | outcome.rets.keys()):
+            said, kind = run.ret[row], run.kind[row]
+            if said is None or kind >= ACCOUNT or (self._no_external and kind in (ADD, REMOVE)):
+                continue
+            ret = outcome.rets.get(row, 0)
+            if not results_agree(said, ret) or (said > 0) != (ret > 0):
+                self._note(Disagreement(first + row, run.event_at(row).KIND, said, ret, ""))
 
     def _skip(self, event: Event) -> str:
         if self._no_shadow and isinstance(event, ShadowRootAlloc) and not event.nested:
@@ -130,19 +174,31 @@ class Lane:
             return SKIPPED_EXTERNAL
         return ""
 
-    def _kept_rows(self, run: Run) -> list[int] | None:
+    def _kept_rows(self, run: Run) -> Sequence[int] | None:
         """Return the rows that this lane replays, None for all of them."""
-        if not self._no_shadow and not self._no_external:
+        kinds, lost = run.kinds(), dict[int, bool]()
+        if self._no_shadow and not (isinstance(run.nested, Constant) and run.nested.number):
+            lost |= {kind: True for kind in (ACCOUNT, UNACCOUNT) if kind in kinds}
+        if self._no_external:
+            lost |= {kind: False for kind in (ADD, REMOVE) if kind in kinds}
+        if not lost:
             return None
-        kept = []
-        for row, (kind, nested) in enumerate(zip(run.kind, run.nested, strict=True)):
-            if self._no_shadow and kind in (ACCOUNT, UNACCOUNT) and not nested:
-                self.skipped[SKIPPED_SHADOW] = self.skipped.get(SKIPPED_SHADOW, 0) + 1
-            elif self._no_external and kind in (ADD, REMOVE):
-                self.skipped[SKIPPED_EXTERNAL] = self.skipped.get(SKIPPED_EXTERNAL, 0) + 1
-            else:
-                kept.append(row)
+        if len(lost) == len(kinds) and isinstance(run.nested, Constant):
+            return ()
+        pairs = enumerate(zip(run.kind, run.nested, strict=True))
+        kept = [row for row, (kind, nested) in pairs if kind not in lost or (lost[kind] and nested)]
         return kept if len(kept) < len(run) else None
+
+    def _count_left_out(self, run: Run, rows: Sequence[int] | None) -> None:
+        """Count the rows that this lane does not replay."""
+        if rows is not None:
+            external = sum(run.kinds().get(kind, 0) for kind in (ADD, REMOVE)) if self._no_external else 0
+            self._count_skipped(SKIPPED_EXTERNAL, external)
+            self._count_skipped(SKIPPED_SHADOW, len(run) - len(rows) - external)
+
+    def _count_skipped(self, reason: str, rows: int) -> None:
+        if rows:
+            self.skipped[reason] = self.skipped.get(reason, 0) + rows
 
     def _force(self, event: Event) -> None:
         """Make the factual lane fail where the kernel did, when nothing in the recording says which allocation failed.
@@ -177,12 +233,12 @@ class Lane:
 _KEPT_DISAGREEMENTS: Final = 100
 
 
-def _back(outcome: RunOutcome, rows: list[int]) -> RunOutcome:
-    """Return an outcome with the row numbers of the run that the rows were selected from."""
+def _renumbered(outcome: RunOutcome, numbers: Sequence[int] | dict[int, int]) -> RunOutcome:
+    """Return an outcome with other row numbers: numbers[old] is the new one."""
     return RunOutcome(
-        log=[(rows[row], reason) for row, reason in outcome.log],
-        rets={rows[row]: ret for row, ret in outcome.rets.items()},
-        tracked_writes=[rows[row] for row in outcome.tracked_writes],
+        log=[(numbers[row], reason) for row, reason in outcome.log],
+        rets={numbers[row]: ret for row, ret in outcome.rets.items()},
+        tracked_writes=[numbers[row] for row in outcome.tracked_writes],
         adds=outcome.adds,
         removes=outcome.removes,
     )

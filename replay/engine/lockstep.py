@@ -10,9 +10,10 @@ from typing import Protocol
 import attrs
 
 from replay.engine.lane import Lane
+from replay.engine.together import Together
 from replay.events import Event
-from replay.kvm.fold import RunOutcome
 from replay.kvm.machine import Outcome
+from replay.kvm.run_outcome import RunOutcome
 from replay.runs import Item, Run
 
 
@@ -41,14 +42,15 @@ def lockstep(items: Iterator[Item], lanes: Sequence[Lane], *, first: int = 0, pa
     breaks an invariant (cost: proportional to the state, at every step).
     """
     number = first
+    together = Together(lanes)
     guards = _guards(lanes) if paranoid else ()
     for item in items:
         step: Step | RunStep
         if isinstance(item, Run):
-            step = RunStep(number, item, [lane.fold(item, number) for lane in lanes])
+            step = RunStep(number, item, together.fold(item, number))
             number += len(item)
         else:
-            step = Step(number, item, [lane.step(item, number) for lane in lanes])
+            step = Step(number, item, together.step(item, number))
             number += 1
         for index, guard in enumerate(guards):
             if isinstance(step, RunStep) or step.outcomes[index] is not None:

@@ -10,7 +10,7 @@ Source: gfn_write_track in struct kvm_arch_memory_slot, arch/x86/include/asm/kvm
 """
 
 from array import array
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
 LEAF_PAGES: Final = 512
@@ -59,12 +59,17 @@ class Table:
         self.roots.frombytes(bytes(4 * length))
         return Roots(start, length)
 
-    def take_leaves(self, count: int) -> "array[int]":
-        """Return that many leaves of zeros, which are nowhere linked yet. May free leaves that are all zeros again."""
-        if len(self._free_leaves) < count:
-            self._sweep()
+    def make_room(self, count: int) -> None:
+        """See to it that so many leaves are free. May take back leaves that are all zeros again: look places up anew."""
+        if len(self._free_leaves) >= count:
+            return
+        self._sweep()
         if len(self._free_leaves) < max(count, len(self.homes) // 4):
             self._grow(max(count, len(self.homes), _LEAVES_LEAST))
+
+    def take_leaves(self, count: int) -> "array[int]":
+        """Return that many leaves of zeros, which are nowhere linked yet; see make_room()."""
+        self.make_room(count)
         taken = self._free_leaves[-count:]
         del self._free_leaves[-count:]
         return taken
@@ -94,6 +99,15 @@ class Table:
         raw = memoryview(self.cells).cast("B")
         zeros = bytes(size)
         return [leaf for leaf, home in enumerate(self.homes) if home and raw[leaf * size : (leaf + 1) * size] == zeros]
+
+    def lengthen(self, roots: Roots, length: int) -> None:
+        """Give roots more entries, for all who share them."""
+        made = self.take_roots(length)
+        old = slice(roots.start, roots.start + roots.length)
+        self.roots[made.start : made.start + roots.length] = self.roots[old]
+        self.roots[old] = array("i", bytes(4 * roots.length))
+        self._free_roots.setdefault(roots.length, []).append(roots.start)
+        roots.start, roots.length = made.start, length
 
     def link_node(self, root: int) -> int:
         """Return the node of a root entry, making it if there is none."""
@@ -164,26 +178,26 @@ class Counters(MutableMapping[int, int]):
     Walks are in order of the index. Cost of one access: 0.3 us; of a walk: what is touched.
     """
 
-    __slots__ = ("_base_root", "_bias", "_table", "base_gfn", "roots")
+    __slots__ = ("_base_root", "_table", "base_gfn", "roots")
 
     def __init__(self, table: Table, base_gfn: int = 0, npages: int = 1) -> None:
         self._table = table
         self.base_gfn = base_gfn
         self._base_root = base_gfn >> NODE_SHIFT
         self.roots = table.take_roots(((base_gfn + npages - 1) >> NODE_SHIFT) - self._base_root + 1)
-        self._bias = self.roots.start - self._base_root
 
     @property
     def bias(self) -> int:
         """What to add to gfn >> 18 for the number of its root entry."""
-        return self._bias
+        return self.roots.start - self._base_root
 
     def _cell(self, gfn: int) -> int:
         """Return the place of a gfn's cell; one in leaf 0 when it was never counted, or lies outside."""
         table = self._table
-        if not 0 <= (gfn >> 18) - self._base_root < self.roots.length:
+        place = (gfn >> 18) - self._base_root
+        if not 0 <= place < self.roots.length:
             return 0
-        return table.nodes[table.roots[self._bias + (gfn >> 18)] << 9 | (gfn >> 9 & 511)] << 9 | (gfn & 511)
+        return table.nodes[table.roots[self.roots.start + place] << 9 | (gfn >> 9 & 511)] << 9 | (gfn & 511)
 
     def get(self, index: int, default: Any = None) -> Any:
         """Return a counter, the default for one that is zero."""
@@ -201,17 +215,19 @@ class Counters(MutableMapping[int, int]):
         cell = self._cell(gfn)
         if cell < LEAF_PAGES:
             self.cover(gfn)
-            cell = self._table.link_leaf(self._bias + (gfn >> NODE_SHIFT), gfn) << LEAF_SHIFT | (gfn & _MASK)
+            cell = self._table.link_leaf(self.bias + (gfn >> NODE_SHIFT), gfn) << LEAF_SHIFT | (gfn & _MASK)
         self._table.cells[cell] = count
 
     def bump(self, index: int, delta: int, most: int) -> bool:
         """Add delta to a counter of the range; False, and nothing is done, when it would leave 0..most."""
         table, gfn = self._table, self.base_gfn + index
-        cell = table.nodes[table.roots[self._bias + (gfn >> 18)] << 9 | (gfn >> 9 & 511)] << 9 | (gfn & 511)
+        cell = table.nodes[table.roots[self.roots.start - self._base_root + (gfn >> 18)] << 9 | (gfn >> 9 & 511)] << 9 | (
+            gfn & 511
+        )
         count = table.cells[cell] + delta
         if not 0 <= count <= most:
             return False
-        if cell < LEAF_PAGES or self.roots.owners > 1:
+        if cell < LEAF_PAGES or (self.roots.owners > 1 and not table.together):
             self[index] = count
         else:
             table.cells[cell] = count
@@ -234,9 +250,6 @@ class Counters(MutableMapping[int, int]):
 
     def __bool__(self) -> bool:
         return any(any(self._table.leaf(leaf)) for _page, leaf in self._table.leaves_of(self.roots))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mapping) and dict(self) == dict(other)
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -261,11 +274,8 @@ class Counters(MutableMapping[int, int]):
         need = (gfn >> NODE_SHIFT) - self._base_root + 1
         if need <= self.roots.length:
             return
-        table, old = self._table, self.roots
-        made = table.take_roots(1 << (need - 1).bit_length())
-        table.roots[made.start : made.start + old.length] = table.roots[old.start : old.start + old.length]
-        table.roots[old.start : old.start + old.length] = array("i", bytes(4 * old.length))
-        self._renew(made)
+        self.own()
+        self._table.lengthen(self.roots, 1 << (need - 1).bit_length())
 
     # Sharing between lanes.
 
@@ -286,7 +296,7 @@ class Counters(MutableMapping[int, int]):
         """Tell whether two ranges count the same. Cost: nothing when they share, else what is touched."""
         if self.roots is other.roots:
             return True
-        return not (self or other) or dict(self) == dict(other)
+        return list(self.items()) == list(other.items())
 
     def release(self) -> None:
         """Free everything; the counters must not be used afterwards."""
@@ -294,7 +304,6 @@ class Counters(MutableMapping[int, int]):
 
     def _renew(self, roots: Roots) -> None:
         old, self.roots = self.roots, roots
-        self._bias = roots.start - self._base_root
         self._table.give_back(old)
         self._table.epoch += 1
 

@@ -88,6 +88,7 @@ class Machine:
         self.log = KernelLog()
         self.vms: dict[int, Vm] = {}
         self.gone: dict[int, None] = {}
+        self.hot_rows = 0
 
     def step(self, event: Event, number: int) -> Outcome:
         """Apply one structural event; on a VM that is gone it does nothing and says so.

@@ -9,9 +9,9 @@ import attrs
 
 from replay.events import Event, MemslotSet
 from replay.kvm.allocator import Allocation
-from replay.kvm.fold import RunOutcome
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Memslot
+from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Run
 

@@ -6,6 +6,7 @@ when somebody looks: the engine never asks for times and line numbers of most ro
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, overload
 
 import attrs
@@ -51,6 +52,11 @@ class Lazy(Sequence[int | None]):
 
 def sums_of(first: int | None, codes: Sequence[int | None], wrap: Callable[[int], int]) -> list[int | None]:
     """Return the values that differences stand for; the inverse of `differences_of`."""
+    if first is not None and None not in codes:
+        steps = [(code >> 1) ^ -(code & 1) for code in codes]  # type: ignore[operator]  # no None among them
+        sums = list(accumulate(steps, initial=first))
+        if wrap(min(sums)) == min(sums) and wrap(max(sums)) == max(sums):
+            return sums  # type: ignore[return-value]  # a list of int is only read
     values: list[int | None] = [first]
     previous = first or 0
     for code in codes:

@@ -23,7 +23,7 @@ from replay.events import (
     WriteTrackRemove,
 )
 from replay.events.write_track import HotEvent
-from replay.kvm.fold import RunOutcome, fold_run
+from replay.kvm.fold import fold_run
 from replay.kvm.invariants import check_invariants
 from replay.kvm.machine import Machine, Outcome
 from replay.kvm.memslot import Memslot
@@ -31,6 +31,7 @@ from replay.kvm.past import Ledger, remember
 from replay.kvm.policies import POLICIES, Policy
 from replay.kvm.profile import Profile
 from replay.kvm.release import Release
+from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.runs import run_of
 from replay.units import AsId, Gfn, Gpa, Hva

@@ -10,10 +10,11 @@ from replay.errors import EventError
 from replay.events import VmCreate
 from replay.events.write_track import HotEvent
 from replay.kvm import fold, page_track
-from replay.kvm.fold import RunOutcome, fold_run
+from replay.kvm.fold import fold_run
 from replay.kvm.kernel_log import GONE, NO_SLOT
 from replay.kvm.mmu import account_shadowed
 from replay.kvm.page_track import external_track, kvm_gfn_is_write_tracked
+from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.state import digest_of
 from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, run_of
 

@@ -1,0 +1,87 @@
+"""Tell whether a VM is the same in two lanes as far as hot events can tell, and let such lanes share its counters.
+
+What a hot event does is decided by: is tracking enabled, which slots are there with which counters, and a few rules of the
+policy. Everything else in which lanes differ (who allocated which array when) does not matter within a run.
+"""
+
+from collections.abc import Sequence
+
+from replay.engine.lane import Lane
+from replay.kvm.counters import Counters
+from replay.kvm.memslots import Memslots
+from replay.kvm.page_track import kvm_page_track_write_tracking_enabled, reads_all_address_spaces
+from replay.kvm.vm import Vm
+
+
+def share_tables(lanes: Sequence[Lane]) -> None:
+    """Let lanes that have replayed nothing keep their counters in the tables of the first one."""
+    first = lanes[0].machine.allocator
+    for lane in lanes[1:]:
+        if not lane.machine.vms:
+            lane.machine.allocator.counters = first.counters
+            lane.machine.allocator.driver_counts = first.driver_counts
+
+
+def agree(a: Lane, b: Lane, number: int, *, spaces_matter: bool) -> bool:
+    """Tell whether a VM answers every run alike in two lanes, and counts alike.
+
+    spaces_matter: external users named an address space other than 0. Cost: a microsecond a memslot, and what is touched of
+    counters that are not shared.
+    """
+    if a.left_out != b.left_out or a.machine.allocator.counters is not b.machine.allocator.counters:
+        return False
+    one, other = a.machine.vms.get(number), b.machine.vms.get(number)
+    if one is None or other is None:
+        return one is other and (number in a.machine.gone) == (number in b.machine.gone)
+    return (
+        _rules(one, spaces_matter=spaces_matter) == _rules(other, spaces_matter=spaces_matter)
+        and all(_slots_agree(*spaces) for spaces in zip(one.spaces, other.spaces, strict=True))
+        and one.external_adds.equal(other.external_adds)
+    )
+
+
+def _rules(vm: Vm, *, spaces_matter: bool) -> tuple[object, ...]:
+    enabled = kvm_page_track_write_tracking_enabled(vm)
+    return (
+        vm.nas,
+        enabled,
+        vm.vm_bugged,
+        vm.indirect_shadow_pages,
+        enabled or vm.policy.bug_when_disabled,
+        vm.nas > 1 and reads_all_address_spaces(vm),
+        spaces_matter and vm.policy.register_checks_mm,
+    )
+
+
+def _slots_agree(one: Memslots, other: Memslots) -> bool:
+    if len(one) != len(other):
+        return False
+    for a, b in zip(one.by_base(), other.by_base(), strict=True):
+        if a.base_gfn != b.base_gfn or a.npages != b.npages:
+            return False
+        if (a.arch.gfn_write_track is None) != (b.arch.gfn_write_track is None) or not a.arch.counts.equal(b.arch.counts):
+            return False
+    return True
+
+
+def share_counters(group: Sequence[Lane], number: int) -> None:
+    """Let the lanes of a group, which agree, share what they count of a VM, with nobody else."""
+    vms = [lane.machine.vms[number] for lane in group if number in lane.machine.vms]
+    if not vms:
+        return
+    _share([vm.external_adds for vm in vms])
+    for spaces in zip(*(vm.spaces for vm in vms), strict=True):
+        for slots in zip(*(space.by_base() for space in spaces), strict=True):
+            if slots[0].arch.gfn_write_track is not None:
+                _share([slot.arch.counts for slot in slots])
+
+
+def _share(counters: Sequence[Counters]) -> None:
+    lead = counters[0]
+    owners = lead.roots.owners
+    if owners == len(counters) and all(one.roots is lead.roots for one in counters):
+        return
+    if owners > 1:
+        lead.own()
+    for one in counters[1:]:
+        one.share(lead)

@@ -1,0 +1,115 @@
+"""Fold runs through several lanes at once: what lanes agree on is folded once.
+
+For each VM the lanes fall into groups that agree; the first lane of a group folds for all of it, in counters that they share,
+and the others take over what it found. A structural event on a VM makes its groups unknown; they are worked out anew when the
+next run names it. Lanes that parted fold by themselves: exactly what each would do alone, in any case.
+"""
+
+from collections.abc import Sequence
+
+from replay.engine.agreement import agree, share_counters, share_tables
+from replay.engine.lane import Lane
+from replay.events import Event
+from replay.kvm.fold import count_changes
+from replay.kvm.machine import Outcome
+from replay.kvm.run_outcome import RunOutcome
+from replay.runs import ADD, REMOVE, Constant, Run
+
+Leads = tuple[int, ...]
+"""For each lane the lane that folds for it: itself, or one before it."""
+
+
+class Together:
+    """Several lanes in lockstep."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = tuple(lanes)
+        self._leads: dict[int, Leads] = {}
+        self._spaces_matter = len({lane.policy.register_checks_mm for lane in lanes}) < 2
+        """Lanes with and without the API of 6.6 part for good when an external user names an address space other than 0."""
+        if lanes:
+            share_tables(lanes)
+
+    def step(self, event: Event, number: int) -> list[Outcome | None]:
+        """Apply one structural event to each lane."""
+        vm = getattr(event, "vm", None)
+        if vm is not None:
+            self._leads.pop(vm, None)
+        return [lane.step(event, number) for lane in self.lanes]
+
+    def fold(self, run: Run, first: int) -> list[RunOutcome]:
+        """Apply a run to all lanes; outcomes may be one object for several lanes."""
+        if len(self.lanes) == 1:
+            return [self.lanes[0].fold(run, first)]
+        self._note_spaces(run)
+        by_vm = {number: self._leads.get(number) or self._group(number) for number in run.vms()}
+        patterns = list(dict.fromkeys(by_vm.values()))
+        outcomes: list[RunOutcome] = []
+        for index, lane in enumerate(self.lanes):
+            if len(patterns) == 1 and patterns[0][index] != index:
+                lead = patterns[0][index]
+                outcomes.append(lane.follow(self.lanes[lead], run, outcomes[lead], first))
+            elif all(leads[index] == index for leads in patterns):
+                outcomes.append(self._alone(lane, run, first))
+            else:
+                outcomes.append(self._mixed(index, run, first, by_vm, outcomes))
+        return outcomes
+
+    def _note_spaces(self, run: Run) -> None:
+        if self._spaces_matter or (isinstance(run.as_id, Constant) and not run.as_id.number):
+            return
+        kinds = run.kinds()
+        if (ADD in kinds or REMOVE in kinds) and any(run.as_id):
+            self._spaces_matter = True
+            self._leads.clear()
+
+    def _group(self, number: int) -> Leads:
+        """Find out which lanes agree on a VM, and let them share its counters."""
+        leads: list[int] = []
+        for index, lane in enumerate(self.lanes):
+            heads = [head for head, lead in enumerate(leads) if head == lead]
+            agreeing = (head for head in heads if agree(self.lanes[head], lane, number, spaces_matter=self._spaces_matter))
+            leads.append(next(agreeing, index))
+        for head in dict.fromkeys(leads):
+            share_counters([lane for lane, lead in zip(self.lanes, leads, strict=True) if lead == head], number)
+        self._leads[number] = tuple(leads)
+        return self._leads[number]
+
+    def _alone(self, lane: Lane, run: Run, first: int, vms: Sequence[int] | None = None) -> RunOutcome:
+        """Fold a run, or its rows of some VMs, for a lane and those that follow it."""
+        tables = (lane.machine.allocator.counters, lane.machine.allocator.driver_counts)
+        for table in tables:
+            table.together = True  # groups share with nobody else: see share_counters()
+        try:
+            return lane.fold(run, first, vms)
+        finally:
+            for table in tables:
+                table.together = False
+
+    def _mixed(self, index: int, run: Run, first: int, by_vm: dict[int, Leads], outcomes: Sequence[RunOutcome]) -> RunOutcome:
+        """Fold the VMs that a lane has parted in, and take the others over from their leads."""
+        lane = self.lanes[index]
+        mine = [number for number, leads in by_vm.items() if leads[index] == index]
+        found = self._alone(lane, run, first, mine) if mine else RunOutcome()
+        log, rets, writes = list(found.log), dict(found.rets), list(found.tracked_writes)
+        for head in dict.fromkeys(leads[index] for leads in by_vm.values() if leads[index] != index):
+            theirs = {number for number, leads in by_vm.items() if leads[index] == head}
+            part = _of_vms(outcomes[head], run, theirs)
+            lane.take_over(self.lanes[head], sorted(theirs), part, first)
+            log += part.log
+            rets |= part.rets
+            writes += part.tracked_writes
+        merged = RunOutcome(sorted(log), {row: rets[row] for row in sorted(rets)}, sorted(writes))
+        count_changes(run, merged)
+        lane.compare_results(run, merged, first)
+        return merged
+
+
+def _of_vms(outcome: RunOutcome, run: Run, vms: set[int]) -> RunOutcome:
+    """Return the rows of an outcome that belong to some VMs."""
+    column = run.vm
+    return RunOutcome(
+        log=[(row, reason) for row, reason in outcome.log if column[row] in vms],
+        rets={row: ret for row, ret in outcome.rets.items() if column[row] in vms},
+        tracked_writes=[row for row in outcome.tracked_writes if column[row] in vms],
+    )

@@ -1,0 +1,18 @@
+"""Say what a run did in one lane, as the rows that are worth a word. Source: the functions that fold.py and bulk.py model."""
+
+import attrs
+
+
+@attrs.define
+class RunOutcome:
+    """What a run did in one lane, as the rows that are worth a word.
+
+    log: (row, warning). rets: row -> result of external adds and removes that failed, and of queries that were true.
+    tracked_writes: rows of guest writes to a tracked gfn. adds, removes: write-track changes asked for.
+    """
+
+    log: list[tuple[int, str]] = attrs.field(factory=list)
+    rets: dict[int, int] = attrs.field(factory=dict)
+    tracked_writes: list[int] = attrs.field(factory=list)
+    adds: int = 0
+    removes: int = 0
