@@ -142,6 +142,13 @@ class TestDirtyLog:
         assert lane.do(DirtyLogClear(vm=0, slot=1, num_pages=64, fault=True)).ret == -14
         assert lane.do(DirtyLogGet(vm=0, slot=1, fault=True)).ret == -14
 
+    @pytest.mark.parametrize(("num", "ret"), [(0, 0), (64, -14), (128, -14)])
+    def test_unreadable_bitmap(self, num: int, ret: int) -> None:
+        """A bad pointer is EFAULT only where pages are asked for: for none nothing is read."""
+        lane = Lane()
+        lane.set(1, 200, base=512, flags=1)
+        assert lane.do(DirtyLogClear(vm=0, slot=1, num_pages=num, fault=True)).ret == ret
+
     @pytest.mark.parametrize("slot", [2, 32763, 32764, 2 << 16, 65535])
     def test_ids(self, slot: int) -> None:
         """An id that could be and is not there is ENOENT, one that can not be EINVAL."""
