@@ -82,13 +82,25 @@ def parse_magic(data: bytes, where: str) -> int:
     return int(minor)
 
 
+def _fields(data: bytes) -> tuple[int, BlockHeader]:
+    fields = LAYOUT.unpack(data)
+    return fields[2], BlockHeader(*fields[:2], *fields[3:])
+
+
+def own_header(data: bytes) -> BlockHeader | None:
+    """Return the header in these bytes if its own checksum says that it is one, wherever it stands in a file."""
+    if zlib.crc32(data[:_BEFORE_CHECKSUM]).to_bytes(4, "little") != data[_BEFORE_CHECKSUM:]:
+        return None
+    header = _fields(data)[1]
+    return header if header.first_event + header.events <= RECORDING_EVENTS.most else None
+
+
 def parse_block_header(data: bytes, previous: int, first_event: int) -> BlockHeader:
     """Return the header of a block; raise DamagedError unless checksum, chain, number and lengths fit.
 
     previous: checksum of the header before; first_event: number of events before. Callers add file and position.
     """
-    fields = LAYOUT.unpack(data)
-    reserved, header = fields[2], BlockHeader(*fields[:2], *fields[3:])
+    reserved, header = _fields(data)
     computed = zlib.crc32(data[:_BEFORE_CHECKSUM])
     if header.checksum != computed:
         found = "zeros" if not any(data) else f"block header with checksum 0x{header.checksum:08x}"

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from replay.errors import DamagedError, EventError, HeaderError, RecordingError
+from replay.events import specs
 from replay.header import Counter, Header, Trailer
 from replay.recording.codec import value_of_wire, value_to_wire
 from replay.recording.fields import misfit
@@ -20,6 +21,19 @@ from replay.recording.wire import pack, unpack_one
 _T = TypeVar("_T")
 
 TORN: Final = "torn recording"
+DAMAGED: Final = "damaged recording"
+PARTIAL: Final = "recording read only in part"
+COUNTERS_MAX: Final = specs(Trailer)["counters"].length_max
+
+
+@attrs.frozen
+class Prefix:
+    """What of a file is whole from the front: blocks or lines, the events in them, their bytes; its trailer, if it is whole."""
+
+    pieces: int
+    events: int
+    size_bytes: int
+    trailer: Trailer | None
 
 
 def as_header_error(work: Callable[[], _T], where: str) -> _T:
@@ -76,9 +90,18 @@ def trailer_of_record(raw: bytes, blocks: int, events: int, *, newer: bool) -> T
     return trailer
 
 
+def lossy_trailer(events: int, kind: str, first: str, counters: tuple[Counter, ...] = ()) -> Trailer:
+    """Return the trailer of the true prefix of a file: what came after the last whole piece is lost.
+
+    kind: TORN or DAMAGED; first: the place. counters: what a whole END counted, if there is one.
+    """
+    lost = Counter(kind=kind, count=1, first=first[-300:], severity="lost")
+    return Trailer(events=events, counters=(lost, *counters)[:COUNTERS_MAX])
+
+
 def torn_trailer(events: int, first: str) -> Trailer:
-    """Return the trailer of a recording that lacks its end: what came after the last whole piece is lost."""
-    return Trailer(events=events, counters=(Counter(kind=TORN, count=1, first=first[-300:], severity="lost"),))
+    """Return the trailer of a recording that lacks its end."""
+    return lossy_trailer(events, TORN, first)
 
 
 def with_events(trailer: Trailer, events: int) -> Trailer:

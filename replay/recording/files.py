@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -99,11 +100,12 @@ class Output:
     Every piece goes to the system at once: a block that was written survives the end of the process. durable: survives the
     end of the machine as well (fsync of each piece, of the file and of its directory). A device or a pipe has no .part and
     is written as it is. what: a path, "-" for standard output, or an open binary stream, which is not closed.
-    Raises UnwritableError.
+    part_suffix: what stands for `.part`. Raises UnwritableError.
     """
 
-    def __init__(self, what: Writable, *, overwrite: bool = False, durable: bool = False) -> None:
+    def __init__(self, what: Writable, *, overwrite: bool = False, durable: bool = False, part_suffix: str = PART_SUFFIX) -> None:
         self._durable = durable
+        self._part_suffix = part_suffix
         self._target: Path | None = None
         self._in_place = False
         if isinstance(what, str) and what == "-":
@@ -121,7 +123,7 @@ class Output:
     def part(self) -> Path:
         """Where the bytes are until `commit`."""
         assert self._target is not None, "an open stream has no .part"
-        return self._target if self._in_place else self._target.with_name(self._target.name + PART_SUFFIX)
+        return self._target if self._in_place else self._target.with_name(self._target.name + self._part_suffix)
 
     def _open(self, *, overwrite: bool) -> BinaryIO:
         assert self._target is not None
@@ -186,3 +188,10 @@ class Output:
         """Close and leave NAME.part as it is."""
         if self._target is not None:
             self._stream.close()
+
+    def discard(self) -> None:
+        """Close and remove NAME.part: there is nothing in it yet that could be recovered."""
+        self.abandon()
+        if self._target is not None and not self._in_place:
+            with suppress(OSError):
+                self.part.unlink()

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from replay.errors import EventError, HeaderError, KvmReplayError, RecordingError, UnknownFormatError
 from replay.events import Event
 from replay.header import Header, Trailer
-from replay.recording.ends import as_header_error, torn_trailer
+from replay.recording.ends import Prefix, as_header_error, torn_trailer
 from replay.recording.fields import shown
 from replay.recording.files import Input, Readable
 from replay.recording.jsonl_writer import END_KEY, FORMAT_KEY, FORMAT_PREFIX, HAND_WRITTEN_KEY
@@ -76,6 +76,9 @@ class JsonlReader:
         self._events = 0
         self.hand_written = True  # until the first line says otherwise: a first line that is cut is an error
         self._trailer: Trailer | None = None
+        self._end_seen: Trailer | None = None
+        self._trouble: KvmReplayError | None = None
+        self._whole_lines, self._whole_bytes = 0, 0
         self._started = False
         try:
             self._header, self._dialect, self.hand_written = self._read_header(upcasts)
@@ -109,18 +112,32 @@ class JsonlReader:
         self._input.close()
 
     def items(self) -> Iterator[Item]:
-        """Yield events, and runs of hot events, in order. Event 0 is the first."""
+        """Yield events, and runs of hot events, in order. Event 0 is the first. All before an error are yielded."""
         assert not self._started, "a recording is read once"
         self._started = True
         try:
-            yield from items_of(self._events_in_order())
+            yield from items_of(self._events_before_trouble())
+            if self._trouble is not None:
+                raise self._trouble
         finally:
             self._input.close()
+
+    def _events_before_trouble(self) -> Iterator[Event]:
+        """Yield events up to an error, which is kept: what waits to become a run must not be lost to it."""
+        try:
+            yield from self._events_in_order()
+        except KvmReplayError as error:
+            self._trouble = error
 
     def trailer(self) -> Trailer:
         """Return what the end says; of a torn recording, that events are lost."""
         assert self._trailer is not None, "the trailer is known when items() is exhausted"
         return self._trailer
+
+    @property
+    def prefix(self) -> Prefix:
+        """What is whole from the front, once items() has ended or raised: lines, events, bytes, and the trailer if it is."""
+        return Prefix(self._whole_lines, self._events, self._whole_bytes, self._end_seen)
 
     def warnings(self) -> Sequence[str]:
         """Return what the user should know about the file, beside its events."""
@@ -136,6 +153,10 @@ class JsonlReader:
 
     def _where(self) -> str:
         return f"{self.name}:{self._line}"
+
+    def _whole(self) -> None:
+        """Note that all lines so far are whole."""
+        self._whole_lines, self._whole_bytes = self._line, self._input.position
 
     def _next_line(self) -> bytes:
         """Return the next line that says something, with its line end if it has one; b"" at the end of the file."""
@@ -171,7 +192,9 @@ class JsonlReader:
         if type(hand_written) is not bool:
             raise HeaderError(shown(hand_written), where=f"{self._where()}, {HAND_WRITTEN_KEY}", expected="true or false")
         dialect = dialect_of(version, self._where(), upcasts)
-        return as_header_error(lambda: dialect.header_of_named(named), self._where()), dialect, hand_written
+        header = as_header_error(lambda: dialect.header_of_named(named), self._where())
+        self._whole()
+        return header, dialect, hand_written
 
     def _version(self, named: Named) -> tuple[int, int]:
         said, minor = named.pop(FORMAT_KEY, None), named.pop("schema_minor", 0)
@@ -200,6 +223,7 @@ class JsonlReader:
             except RecordingError as error:
                 raise self._placed(error) from None
             self._events += 1
+            self._whole()
             yield event
 
     def _placed(self, error: RecordingError) -> KvmReplayError:
@@ -208,6 +232,8 @@ class JsonlReader:
     def _stop(self) -> None:
         """Note the end of a file without an end line: as it should be when people wrote it, torn otherwise."""
         self.torn = not self.hand_written
+        if not self.torn:
+            self._whole()
         self._trailer = (
             torn_trailer(self._events, f"{Path(self.name).name}:{self._line}") if self.torn else Trailer(events=self._events)
         )
@@ -220,6 +246,9 @@ class JsonlReader:
             raise EventError(
                 f"{trailer.events} events", where=f"{END_KEY}.events", expected=f"{self._events}, as many as there are"
             )
-        self._trailer = trailer
+        self._end_seen = trailer
+        self._whole()
         if self._next_line():
             raise EventError("a line after the end line", expected="none")
+        self._whole()
+        self._trailer = trailer

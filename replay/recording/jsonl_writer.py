@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from replay.errors import EventError
 from replay.header import Header, Trailer
 from replay.recording.ends import as_header_error, check_schema, with_events
-from replay.recording.files import Output, Writable
+from replay.recording.files import PART_SUFFIX, Output, Writable
 from replay.recording.limits import LINE_BYTES, LINE_CONTAINERS, RECORDING_EVENTS, keep
 from replay.recording.named import Named, event_to_named, value_to_named
 from replay.runs import Item, Run
@@ -50,7 +50,14 @@ class JsonlWriter:
     """
 
     def __init__(
-        self, target: Writable, header: Header, *, overwrite: bool = False, durable: bool = False, hand_written: bool = False
+        self,
+        target: Writable,
+        header: Header,
+        *,
+        overwrite: bool = False,
+        durable: bool = False,
+        part_suffix: str = PART_SUFFIX,
+        hand_written: bool = False,
     ) -> None:
         first = header_to_named(header)
         if hand_written:
@@ -59,7 +66,7 @@ class JsonlWriter:
         self.finished = False
         self._failed = False
         self._pending = bytearray(line_of(first))
-        self._output = Output(target, overwrite=overwrite, durable=durable)
+        self._output = Output(target, overwrite=overwrite, durable=durable, part_suffix=part_suffix)
 
     @property
     def name(self) -> str:

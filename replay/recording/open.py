@@ -8,8 +8,8 @@ from replay.recording.reader import KvmrReader
 
 
 def is_kvmr(start: bytes) -> bool:
-    """Say whether a file that starts so is a container of ours, by its first bytes."""
-    return start[: len(SIGNATURE)] == SIGNATURE
+    """Say whether a file that starts so is a container of ours, or the beginning of one, by its first bytes."""
+    return bool(start) and start[: len(SIGNATURE)] == SIGNATURE[: len(start)]
 
 
 def open_recording(what: Readable) -> KvmrReader | JsonlReader:

@@ -27,7 +27,7 @@ from replay.recording.blocks import (
     parse_block_header,
     parse_magic,
 )
-from replay.recording.ends import header_of_record, torn_trailer, trailer_of_record
+from replay.recording.ends import Prefix, header_of_record, torn_trailer, trailer_of_record
 from replay.recording.files import Input, Readable
 from replay.recording.segments import ROWS, rows_of, run_of_columns, segments_of, structural
 from replay.recording.upcast import UPCASTS, Dialect, Upcasts
@@ -50,6 +50,7 @@ class KvmrReader:
         self._skipped: list[int] = []
         self._may_compress = False
         self._trailer: Trailer | None = None
+        self._end_seen: Trailer | None = None
         self._started = False
         try:
             self._previous = self._read_magic()
@@ -98,6 +99,11 @@ class KvmrReader:
         """Return what the end says; of a torn recording, that events are lost."""
         assert self._trailer is not None, "the trailer is known when items() is exhausted"
         return self._trailer
+
+    @property
+    def prefix(self) -> Prefix:
+        """What is whole from the front, once items() has ended or raised: blocks, events, bytes, and the trailer if it is."""
+        return Prefix(self._block, self._events, self._block_at, self._end_seen)
 
     def warnings(self) -> Sequence[str]:
         """Return what the user should know about the file, beside its events."""
@@ -173,9 +179,10 @@ class KvmrReader:
         block, raw = found
         if block.kind == END:
             self._end(raw)
-        elif block.kind == HEADER:
+            return
+        if block.kind == HEADER:
             raise self._damaged(DamagedError("a second HEADER", expected="one"))
-        elif block.kind not in KIND_NAMES:
+        if block.kind not in KIND_NAMES:
             self._skipped += [] if block.kind in self._skipped else [block.kind]
         else:
             yield from self._events_of(block, raw)
@@ -188,6 +195,7 @@ class KvmrReader:
             raise self._damaged(error) from None
         self._block += 1
         self._block_at = self._input.position
+        self._end_seen = trailer
         if self._input.read(1):
             raise self._damaged(DamagedError("bytes after the END block", expected="the end of the file"))
         self._trailer = trailer

@@ -18,7 +18,7 @@ from replay.header import Header, Trailer
 from replay.recording.blocks import END, EVENTS, HEADER, MAGIC, chain_start, encode_block
 from replay.recording.codec import event_to_wire
 from replay.recording.ends import header_record, trailer_record, with_events
-from replay.recording.files import Output, Writable
+from replay.recording.files import PART_SUFFIX, Output, Writable
 from replay.recording.frames import SHAPES
 from replay.recording.limits import BLOCK_EVENTS, BLOCK_RAW_BYTES, RECORD_BYTES, RECORDING_EVENTS, keep
 from replay.recording.segments import LAYOUT, columns_segment, padded, rows_segment
@@ -40,7 +40,15 @@ class Writer:
     durable: fsync each block. Raises EventError, LimitError, HeaderError or UnwritableError.
     """
 
-    def __init__(self, target: Writable, header: Header, *, overwrite: bool = False, durable: bool = False) -> None:
+    def __init__(
+        self,
+        target: Writable,
+        header: Header,
+        *,
+        overwrite: bool = False,
+        durable: bool = False,
+        part_suffix: str = PART_SUFFIX,
+    ) -> None:
         self.finished = False
         self._events = 0
         self._failed = False
@@ -56,8 +64,12 @@ class Writer:
         self._run_rows = 0
         self._singles: list[HotEvent] = []
         raw = header_record(header)
-        self._output = Output(target, overwrite=overwrite, durable=durable)
-        self._emit(HEADER, raw, 0, prefix=MAGIC)
+        self._output = Output(target, overwrite=overwrite, durable=durable, part_suffix=part_suffix)
+        try:
+            self._emit(HEADER, raw, 0, prefix=MAGIC)
+        except BaseException:
+            self._output.discard()
+            raise
 
     @property
     def name(self) -> str:

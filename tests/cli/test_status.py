@@ -53,6 +53,12 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("cost", 2): ["cost", "--address-bits", "39", "--slots", "0"],
     ("policies", 0): ["policies"],
     ("policies", 2): ["policies", "stray"],
+    ("verify", 0): ["verify", "agrees.kvmr", "lossy.kvmr"],
+    ("verify", 2): ["verify", "agrees.kvmr", "torn.kvmr", "damaged.kvmr"],
+    ("verify", 3): ["verify", "agrees.kvmr", "torn.kvmr"],
+    ("recover", 0): ["recover", "agrees.kvmr", "-o", "new.kvmr", "--force"],
+    ("recover", 2): ["recover", "agrees.kvmr", "-o", "differs.kvmr"],
+    ("recover", 3): ["recover", "torn.kvmr", "-o", "new.kvmr", "--force"],
 }
 JSON_CASES = [(verb, status) for verb, status in CASES if status != 2 and verb != "import"]
 
@@ -64,6 +70,9 @@ def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (machine, events, complete) in RECORDINGS.items():
         header = attrs.evolve(HEADER, machine=machine, complete_start=complete)
         write_kvmr(Path(name), events, header, Trailer())
+    whole = Path("agrees.kvmr").read_bytes()
+    Path("torn.kvmr").write_bytes(whole[:-1])
+    Path("damaged.kvmr").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
 
 
 class TestStatus:
@@ -75,10 +84,10 @@ class TestStatus:
 
     @pytest.mark.parametrize(("verb", "status"), CASES)
     def test_case(self, verb: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
-        """Each case ends as its help says; results are on standard output, trouble is on standard error alone."""
+        """Each case ends as its help says; results are on standard output, trouble on standard error (of verify on both)."""
         assert main(CASES[verb, status]) == status
         streams = capsys.readouterr()
-        assert bool(streams.out) == (status != 2 and verb != "import")
+        assert bool(streams.out) == ((status != 2 and verb != "import") or verb == "verify")
         assert ("kvm-replay: KVR" in streams.err) == (status == 2)
 
     @pytest.mark.parametrize(("verb", "status"), JSON_CASES)

@@ -13,6 +13,7 @@ from replay.analyses.state_report import StateReport
 from replay.events import all_kinds
 from replay.report.json_text import schema_id
 from replay.schema import Schema, document, object_schema, text_of
+from replay.soundness import RecoverReport, VerifyReport
 
 DIRECTORY: Final = Path(__file__).resolve().parent.parent.parent / "schemas"
 VERSION: Final = 1
@@ -24,6 +25,8 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "state": StateReport,
     "cost": CostReport,
     "policies": PoliciesReport,
+    "verify": VerifyReport,
+    "recover": RecoverReport,
 }
 """Verb -> class of its result. `dump` prints events, whose schema is put together below."""
 

@@ -20,6 +20,8 @@ OUTPUTS = {
     "state": ["state", str(RECORDING), "--at", "20"],
     "cost": ["cost", str(RECORDING)],
     "policies": ["policies"],
+    "verify": ["verify", str(RECORDING)],
+    "recover": ["recover", str(RECORDING), "--output", "saved.kvmr", "--force"],
     "dump": ["dump", str(RECORDING)],
 }
 
@@ -28,6 +30,11 @@ def output(name: str, form: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Return what a verb prints in a form; its status is any but trouble."""
     assert main([*OUTPUTS[name], "--format", form]) != 2
     return capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 class TestSchemas:

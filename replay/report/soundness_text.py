@@ -1,0 +1,74 @@
+"""Say in text whether recordings are sound, and what was saved of those that are not."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from replay.report.paint import Paint
+from replay.report.plain import printable
+from replay.soundness import AT_LEAST, DAMAGED, EXACT, REFUSED, SOUND, STATES, TORN, Loss, RecoverReport, Soundness, VerifyReport
+
+STYLES: Final = {SOUND: "green", TORN: "yellow", DAMAGED: "red", REFUSED: "red"}
+
+
+def verify_text(report: VerifyReport, paint: Paint | None = None) -> Iterator[str]:
+    """Yield the lines of the report: each file, and how many there are of each state when there are several."""
+    paint = paint or Paint()
+    for found in report.recordings:
+        yield from soundness_text(found, paint)
+        if found.events and found.state != SOUND:
+            yield f"  `kvm-replay recover {printable(found.name)} -o NEW.kvmr` saves what is whole"
+    if len(report.recordings) > 1:
+        counts = [f"{getattr(report, state):,} {state}" for state in STATES if getattr(report, state)]
+        yield f"{len(report.recordings):,} recordings: {', '.join(counts)}"
+
+
+def recover_text(report: RecoverReport, paint: Paint | None = None) -> Iterator[str]:
+    """Yield the lines of the report: what the source was, and what is saved."""
+    paint = paint or Paint()
+    if report.source is not None:
+        yield from soundness_text(report.source, paint)
+    said = "nothing is lost" if report.complete else 'its end counts the loss, so that verdicts say "cannot tell"'
+    yield f"{printable(report.output)}: {_many(report.events, 'event')} saved; {said}"
+
+
+def soundness_text(found: Soundness, paint: Paint) -> Iterator[str]:
+    """Yield the lines of one file: its state, what of it is whole, what is lost, and why."""
+    whole = f": {_whole(found)}" if found.form and (found.pieces or found.state == SOUND) else ""
+    yield f"{printable(found.name)}: {paint(STYLES[found.state], found.state)}{whole}"
+    if found.trouble:
+        yield f"  {found.code} {printable(found.trouble)}"
+    if found.loss is not None:
+        yield f"  lost: {loss_text(found.loss, found.form)}"
+    if found.recorded_losses:
+        yield f"  it counts {found.recorded_losses:,} losses of its recorder; `kvm-replay info` has them"
+    if found.remarks:
+        yield f"  {printable(found.remarks)}"
+
+
+def _whole(found: Soundness) -> str:
+    piece = "block" if found.form == "kvmr" else "line"
+    text = f"{_many(found.events, 'event')} in {_many(found.pieces, piece)}, {_many(found.size_bytes, 'byte')}"
+    if found.state != SOUND:
+        return f"{text} are whole"
+    return (
+        f"{text}; {'checksums, chain, counts and END fit' if found.checksums else 'its counts fit; JSON Lines has no checksums'}"
+    )
+
+
+def loss_text(loss: Loss, form: str) -> str:
+    """Say what is lost, as far as it is known.
+
+    >>> loss_text(Loss(size_bytes=90, pieces=1, events=2, counted="at least"), "kvmr")
+    'at least 2 events; 90 bytes, with the headers of 1 block'
+    """
+    if loss.size_bytes is None:
+        return "how much can not be told: the input was read only once"
+    events = {EXACT: f"{loss.events or 0:,} events", AT_LEAST: f"at least {loss.events or 0:,} events"}
+    size = f"{_many(loss.size_bytes, 'byte')}"
+    if loss.pieces:
+        size += f", with the headers of {_many(loss.pieces, 'block')}" if form == "kvmr" else f", {_many(loss.pieces, 'line')}"
+    return f"{events.get(loss.counted, 'nobody knows how many events')}; {size}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
