@@ -190,6 +190,7 @@ class ArrayTracker:
             base_gfn=episode.base_gfn,
             npages=episode.npages,
             sides=(sides[names[0]], sides[names[1]]),
+            array=array,
             nominal_bytes=episode.most[0],
             charged_bytes=episode.most[1],
             real_bytes=episode.most[2],

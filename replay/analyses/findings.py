@@ -84,6 +84,7 @@ class Finding:
     npages: int | None = uint("size of the memslot", unit="pages", optional=True)
     gfn: int | None = uint("gfn that a tracking event is about", unit="gfn", optional=True)
     sides: tuple[Side, ...] = values("what each of the two lanes did", Side, length_max=2)
+    array: str = text("kind of array that only one lane has, empty for other findings", default="", length_max=32)
     nominal_bytes: int = sint("bytes that the other lane has more (negative: less), as the code asks for them", default=0)
     charged_bytes: int = sint("the same as charged to the memory cgroup: whole pages", default=0)
     real_bytes: int = sint("the same with the page-pointer arrays", default=0)

@@ -54,7 +54,6 @@ class TestGrammar:
             (["eager", "eager"], "named twice"),
             (["eagre"], "'eagre' is not a policy"),
             (["6.x"], "'6.x' is not a kernel release"),
-            (["5.15"], "no policy is modelled for 5.15"),
             (["eager@tdp"], "'tdp' is not a fact"),
             (["eager@speed=9"], "'speed=9' is not a fact"),
             (["eager@tdp=maybe"], "'maybe' is no value for tdp"),
