@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from replay.cli import main
+from replay.cli.verbs.live import TURN_SECONDS_MAX
 from replay.errors import NoKernelError
 from replay.live.device import DevKvm, this_release
 from replay.live.probe import probe_device, read_text
@@ -58,17 +59,27 @@ class TestThisKernel:
     def test_killed(self, kept: bool, tmp_path: Path) -> None:
         """A run that is killed leaves no VM, and no file but the recording as NAME.part."""
         output = ["--output", "run.kvmr"] if kept else []
-        command = [sys.executable, "-m", "replay", "live", "--operations", "1000000", *output]
-        run = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL
-        )
-        descriptors = Path(f"/proc/{run.pid}/fd")
-        for _ in range(600):
-            if any(str(link.readlink()) == "anon_inode:kvm-vm" for link in descriptors.iterdir() if link.is_symlink()):
-                break
-            time.sleep(0.05)
-        else:
-            pytest.fail("the run made no VM")
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+        # --seconds: should this test be killed itself, the run does not stay either.
+        command = [sys.executable, "-m", "replay", "live", "--operations", "1000000", "--seconds", "30", *output]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+        run = subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL)
+        try:
+            assert made_a_vm(run.pid, tmp_path if kept else None), "the run made no VM"
+        finally:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
         assert [path.name for path in tmp_path.iterdir()] == (["run.kvmr.part"] if kept else [])
+
+
+def made_a_vm(pid: int, folder: Path | None) -> bool:
+    """Wait until a process has a VM, and a file in the folder; it may have to wait for its turn first. False: it never had."""
+    deadline = time.monotonic() + TURN_SECONDS_MAX + 20
+    while time.monotonic() < deadline:
+        try:
+            names = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+        except OSError:
+            continue  # a descriptor was closed while they were listed
+        if "anon_inode:kvm-vm" in names and (folder is None or any(folder.iterdir())):
+            return True
+        time.sleep(0.02)
+    return False

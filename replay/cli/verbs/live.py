@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OPERATIONS_MAX: Final = 1_000_000
 SEED_MAX: Final = (1 << 64) - 1
-TURN_SECONDS_MAX: Final = 120
+TURN_SECONDS_MAX: Final = 60
 """How long another run is waited for; then allocations are not compared."""
 TURN_POLL_SECONDS: Final = 0.2
 
