@@ -1,15 +1,18 @@
 """Show how far a long job is, on one line that rewrites itself; the only place of the project that looks at the clock.
 
-Plain carriage returns and one erase sequence: a progress library would cost more to import than most recordings to read.
+rich draws it, and is imported when the first line is due: a job that ends before that never pays for it.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Final, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 _Item = TypeVar("_Item")
 INTERVAL_SECONDS: Final = 0.2
-ERASE_LINE: Final = "\r\x1b[K"
 
 
 class Progress:
@@ -20,7 +23,7 @@ class Progress:
         self._stream = stream
         self._started = time.monotonic()
         self._drawn = self._started
-        self._dirty = False
+        self._line: tuple[RichProgress, TaskID] | None = None
         self.events = 0
 
     @property
@@ -43,15 +46,40 @@ class Progress:
         now = time.monotonic()
         if now - self._drawn < INTERVAL_SECONDS or self._stream is None:
             return
-        self._drawn, self._dirty = now, True
-        self._stream.write(ERASE_LINE + progress_line(self._what, self.events, total_events, now - self._started))
-        self._stream.flush()
+        self._drawn = now
+        if self._line is None:
+            self._line = _started_line(self._stream, total_events)
+        progress, task = self._line
+        text = progress_line(self._what, self.events, total_events, now - self._started)
+        progress.update(task, completed=self.events, description=text)
+        progress.refresh()
 
     def _erase(self) -> None:
-        if self._dirty and self._stream is not None:
-            self._stream.write(ERASE_LINE)
-            self._stream.flush()
-            self._dirty = False
+        if self._line is not None:
+            self._line[0].stop()
+            self._line = None
+
+
+def _started_line(stream: TextIO, total_events: int | None) -> "tuple[RichProgress, TaskID]":
+    """Return a line of rich that is on the terminal until it is stopped; with a bar when the end is known."""
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    end = BarColumn() if total_events else SpinnerColumn()
+    console = Console(file=stream, force_terminal=True)
+    # Not redirecting: standard output carries the result, and nothing of it may pass through the terminal's console.
+    progress = RichProgress(
+        TextColumn("{task.description}", markup=False),
+        end,
+        console=console,
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    progress.start()
+    return progress, progress.add_task("", total=total_events)
 
 
 def progress_line(what: str, events: int, total_events: int | None, seconds: float) -> str:

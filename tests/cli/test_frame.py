@@ -5,7 +5,6 @@ import io
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from cli_samples import ROOT
 from replay.cli import main
 from replay.cli.console import Console, wants_color
 from replay.cli.entry import error_line
-from replay.cli.progress import ERASE_LINE, Progress, progress_line
+from replay.cli.progress import Progress
 from replay.cli.verb import Verb, add_output
 from replay.errors import DamagedError, KvmReplayError, UnwritableError, UsageError
 
@@ -289,13 +288,26 @@ class TestProgress:
         assert progress.events == 3
 
     def test_line_on_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The line rewrites itself and is erased at the end."""
-        clock = iter(range(100))
-        monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+        """The line rewrites itself, is erased at the end, and leaves standard output alone."""
+        clock = iter(range(10_000))
+        monkeypatch.setattr("replay.cli.progress.time.monotonic", lambda: float(next(clock)))
+        terminal, output = Terminal(), io.StringIO()
+        monkeypatch.setattr(sys, "stdout", output)
+        for item in Progress("reading", terminal).over([1, 2], total_events=4):
+            print(item)
+        drawn = terminal.getvalue()
+        assert "reading: 1 events, 25 %" in drawn
+        assert "reading: 2 events, 50 %" in drawn
+        assert drawn.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
+        assert output.getvalue() == "1\n2\n"
+
+    def test_rich_is_not_for_short_jobs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A job that ends before the first interval draws nothing and imports nothing."""
+        monkeypatch.setattr("replay.cli.progress.time.monotonic", lambda: 0.0)
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
         terminal = Terminal()
-        assert list(Progress("reading", terminal).over([1, 2], total_events=4)) == [1, 2]
-        first, second, rest = terminal.getvalue().split(ERASE_LINE)[1:]
-        assert (first, second, rest) == (progress_line("reading", 1, 4, 1.0), progress_line("reading", 2, 4, 2.0), "")
+        assert list(Progress("reading", terminal).over(range(1000))) == list(range(1000))
+        assert terminal.getvalue() == ""
 
     def test_console_gives_none_to_pipes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only a terminal that is not dumb gets a line, and none under --quiet."""
