@@ -45,12 +45,32 @@ def _merged(inputs: dict[str, list["Input"]]) -> "Stream":
     return MergedImport(inputs["strace"], trace)
 
 
+def _words(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.dialect_table import DIALECTS
+    from replay.sources.merge import chunks
+    from replay.sources.word_walk import WordImport
+
+    ((name, (source,)),) = inputs.items()
+    return WordImport(chunks(source), DIALECTS[name], name=source.name)
+
+
+def _syzkaller(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.files import lines_of
+    from replay.sources.syzkaller import SyzImport
+
+    (source,) = inputs["syzkaller"]
+    return SyzImport(lines_of(source), name=source.name)
+
+
 def _lab(inputs: dict[str, list["Input"]]) -> "Stream":
     from replay.sources.lab import open_lab
 
     (source,) = inputs["lab"]
     return open_lab(source.path)
 
+
+WORDS: Final = ("bpftrace", "bpftrace json", "perf script", "trace-cmd report", "CTF text", "perf trace")
+"""Formats with role words; see `replay.sources.dialect_table`."""
 
 FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
     ("kvmr",): _recording,
@@ -59,11 +79,16 @@ FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
     ("tracefs",): _tracefs,
     ("strace", "tracefs"): _merged,
     ("lab",): _lab,
+    ("syzkaller",): _syzkaller,
+    **{(name,): _words for name in WORDS},
 }
 """Formats that go together, sorted, and who opens them."""
 
 SEVERAL: Final = frozenset({"strace"})
 """Formats of which one run may have several files; of the others it has one."""
+
+LONG_HEAD_BYTES: Final = 1 << 22
+"""How much of an input is looked at when its first HEAD_BYTES do not tell what it is."""
 
 
 def open_stream(paths: Sequence[str]) -> "Stream":
@@ -88,9 +113,22 @@ def open_stream(paths: Sequence[str]) -> "Stream":
 
 
 def _by_format(inputs: Sequence["Input"]) -> dict[str, list["Input"]]:
-    from replay.sources.detect import detect
-
     found: dict[str, list[Input]] = {}
     for source in inputs:
-        found.setdefault(detect(source.head(), name=source.name), []).append(source)
+        found.setdefault(_format(source), []).append(source)
     return found
+
+
+def _format(source: "Input") -> str:
+    """Return the format of an input; when its first lines do not tell, by more of them."""
+    from replay.errors import UnknownFormatError
+    from replay.sources.detect import detect
+    from replay.sources.files import HEAD_BYTES
+
+    head = source.head()
+    try:
+        return detect(head, name=source.name)
+    except UnknownFormatError:
+        if len(head) < HEAD_BYTES:
+            raise
+        return detect(source.head(LONG_HEAD_BYTES), name=source.name)

@@ -13,6 +13,32 @@ JSONL: Final = "jsonl"
 STRACE: Final = "strace"
 TRACEFS: Final = "tracefs"
 LAB: Final = "lab"
+BPFTRACE: Final = "bpftrace"
+BPFTRACE_JSON: Final = "bpftrace json"
+PERF_SCRIPT: Final = "perf script"
+PERF_TRACE: Final = "perf trace"
+TRACE_CMD: Final = "trace-cmd report"
+CTF: Final = "CTF text"
+SYZKALLER: Final = "syzkaller"
+VMALLOC_STACKS: Final = "vmalloc stacks"
+VMALLOCINFO: Final = "vmallocinfo"
+FORMATS: Final = (
+    KVMR,
+    JSONL,
+    STRACE,
+    TRACEFS,
+    LAB,
+    BPFTRACE,
+    BPFTRACE_JSON,
+    PERF_SCRIPT,
+    PERF_TRACE,
+    TRACE_CMD,
+    CTF,
+    SYZKALLER,
+    VMALLOC_STACKS,
+    VMALLOCINFO,
+)
+"""Every format that is recognised, and read."""
 
 _KVMR_SIGNATURE: Final = b"\x89KVMR\r\n\x1a"
 _LINES_MAX: Final = 400
@@ -23,38 +49,39 @@ _TRACEFS: Final = re.compile(
 _STRACE_MESSAGE: Final = re.compile(r"^strace: Process \d+ attached", re.MULTILINE)
 _STRACE_SUMMARY: Final = re.compile(r"^% time +seconds +usecs/call", re.MULTILINE)
 
-_TRACE_CMD_TEXT: Final = "trace-cmd report text"
-_SUPPORTED: Final = "strace text, tracefs text, or a recording (.kvmr, .jsonl)"
+_SUPPORTED: Final = (
+    "strace text, tracefs text, text of bpftrace, perf, trace-cmd report -R or babeltrace2, a syzkaller program, or a recording"
+)
 
-# (what it seems to be, pattern, what to do instead), the most particular first.
+# (what it seems to be, first bytes, what to do instead).
 _BINARY: Final = (
-    (b"\x17\x08\x44tracing", "a trace-cmd trace.dat", "record tracefs text instead: cat trace_pipe > FILE"),
-    (b"PERFILE2", "a perf.data file", "record with strace -f -ttt -y, or tracefs text"),
-    (b"\xc1\x1f\xfc\xc1", "a CTF trace", "record with strace -f -ttt -y, or tracefs text"),
+    (b"\x17\x08\x44tracing", "a trace-cmd trace.dat", "print it: trace-cmd report -R > FILE"),
+    (b"PERFILE2", "a perf.data file", "print it: perf script -F comm,pid,tid,cpu,time,event,trace --ns > FILE"),
+    (b"\xc1\x1f\xfc\xc1", "a CTF trace", "print it: babeltrace2 --clock-seconds FOLDER > FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first"),
     (b"\x7fELF", "a program", ""),
 )
+# The most particular first; a line anywhere in the head decides, because headings and other events may come before.
 _TEXTS: Final = (
-    (r'^\{"type": "(?:attached_probes|printf|map)"', "bpftrace JSON output", ""),
-    (r"^Attaching \d+ probes?\.\.\.", "bpftrace output", ""),
-    (r"^\d{10,} \d+ \d+ \S+ (?:MEMSLOT|IOCTL|GETPAGE|ZAP)", "bpftrace output", ""),
-    (r"^\s*\d+\.\d+ \([ \d.]*(?:ms)?\): \S+/\d+ ", "perf trace output", ""),
-    (r"^.{1,16} +\d+(?:/\d+)? +\[\d+\] +\d+\.\d+: +(?:\d+ )?[\w-]+:[\w-]+:", "perf script output", ""),
-    (r"^\[\d\d:\d\d:\d\d\.\d+\] \(\+[?\d.]+\) ", "babeltrace output of a CTF or LTTng trace", ""),
-    (
-        r"^cpus=\d+$|\[\d+ EVENTS DROPPED\]",
-        _TRACE_CMD_TEXT,
-        "its KVM plugin loses the gfn of zapped pages; give the tracefs text",
-    ),
-    (r"^.*-\d+ +\[\d+\] .*kvm_mmu_get_page: +(?:new|existing) sp gfn", _TRACE_CMD_TEXT, "its KVM plugin loses gfns"),
-    (r"^.*(?:\[FAILED TO PARSE\] mmu_valid_gen|mmu_valid_gen=\d+ gfn=\d+)", "raw trace-cmd or perf text", ""),
-    (r"^r\d+ = [\w$]+\(|^(?:ioctl|openat|syz_\w+)\$\w+\(", "a syzkaller program", "run it under strace -f -ttt -y"),
+    (r'^\{"type": "(?:attached_probes|printf|map|lost_events)", "data": ', BPFTRACE_JSON),
+    (r"^\d{1,19} \d+ SETMEM(?:_RET)? |^\d{1,19} \d+ VMAP addr=", VMALLOC_STACKS),
+    (r"^Attaching \d+ probes?\.\.\.", BPFTRACE),
+    (r"^\d{1,19} \d+ \d+ .{0,15} (?:MEMSLOT|IOCTL|ENTER|GETPAGE|ZAP|RUN) \w+=", BPFTRACE),
+    (r"^\s*\d+\.\d+ \([ \d.]*(?:ms)? *\): \S.*/\d+ ", PERF_TRACE),
+    (r"^.{1,40}? +\d+(?:/\d+)? +(?:\[\d+\] +)?\d+\.\d+: +(?:\d+ +)?[\w-]+:[\w-]+:", PERF_SCRIPT),
+    (r"^\[(?:[-\d]+ )?[\d:]+\.\d{9}\] \(\+[?\d.]+\) ", CTF),
+    (r"^cpus=\d+$|\[\d+ EVENTS DROPPED\]", TRACE_CMD),
+    (r"^.*-\d+ +(?:\([ \d-]+\) +)?\[\d+\] .*(?:: +|\] +)mmu_valid_gen=\d+ gfn=", TRACE_CMD),
+    (r"^.*-\d+ +\[\d+\] .*: sys_(?:enter|exit)_ioctl: ", TRACE_CMD),
+    (r"^.*-\d+ +\[\d+\] .*kvm_mmu_get_page: +(?:new|existing) sp gfn", TRACE_CMD),
+    (r"^r\d+ = [\w$]+\(|^(?:ioctl|openat|syz_\w+)\$\w+\(", SYZKALLER),
+    (r"^0x[0-9a-f]{8,16}-0x[0-9a-f]{8,16} +\d+ (?:\S+\+0x|unpurged|pages=|vm_map_ram|vmap)", VMALLOCINFO),
 )
-_TEXT_PATTERNS: Final = tuple((re.compile(pattern, re.MULTILINE), what, advice) for pattern, what, advice in _TEXTS)
+_TEXT_PATTERNS: Final = tuple((re.compile(pattern, re.MULTILINE), name) for pattern, name in _TEXTS)
 
 
 def detect(head: bytes, *, name: str = "") -> str:
-    r"""Return the format of an input by its first bytes, decompressed: "kvmr", "jsonl", "strace", "tracefs" or "lab".
+    r"""Return the format of an input by its first bytes, decompressed: one of FORMATS.
 
     head: up to `replay.sources.files.HEAD_BYTES`. Raises EmptyError for nothing, UnknownFormatError for anything else, with what
     it seems to be.
@@ -78,9 +105,9 @@ def detect(head: bytes, *, name: str = "") -> str:
 def _detect_text(text: str, name: str) -> str:
     if _is_strace(text):
         return STRACE
-    for pattern, what, advice in _TEXT_PATTERNS:
+    for pattern, found in _TEXT_PATTERNS:
         if pattern.search(text):
-            raise _unsupported(what, name, advice)
+            return found
     if _TRACEFS.search(text):
         return TRACEFS
     raise UnknownFormatError(_description(text), where=name, expected=_SUPPORTED)

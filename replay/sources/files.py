@@ -296,3 +296,9 @@ def text_lines(stream: BinaryIO) -> Iterator[str]:
         yield from lines
     if head:
         yield head
+
+
+def lines_of(source: Input) -> Iterator[str]:
+    """Yield the lines of an input, which is open only while they are read."""
+    with source.open() as stream:
+        yield from text_lines(stream)

@@ -3,6 +3,7 @@
 A call whose arguments the recorder did not show becomes `Opaque` when it may have changed what is modelled.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,13 +19,30 @@ from replay.events import (
     TssSet,
     VcpuCreate,
     VmCall,
+    VmEnableCap,
 )
 from replay.sources import ioctls
 from replay.sources.strace_args import number_of, region_of
-from replay.units import EFAULT, U32_MAX, Gpa, Hva
+from replay.units import EFAULT, U32_MAX, U64_MAX, Gpa, Hva
 
 Builder = Callable[[int, str, dict[str, Any]], VmCall]
 """Make an event of (ioctl number, third argument as text, the fields that all calls have)."""
+
+
+_MEMBER: Final = re.compile(r"(\w+)=(0x[0-9a-f]{1,16}|\d{1,20})(?=[,}])")
+_CAP: Final = re.compile(r"\{cap=(\d{1,10}), flags=(0x[0-9a-f]{1,8}), args=\[(0x[0-9a-f]{1,16}(?:, 0x[0-9a-f]{1,16}){3})\]\}")
+
+
+def members(arg: str) -> dict[str, int]:
+    """Return the members of a struct that a recorder read; none for a pointer, which is all that strace prints of most.
+
+    >>> members("{slot=1, num_pages=64, first_page=0}")["num_pages"]
+    64
+    """
+    if arg[:1] != "{" or arg[-1:] != "}":
+        return {}
+    found = {name: int(text, 16 if text[1:2] == "x" else 10) for name, text in _MEMBER.findall(arg)}
+    return found if all(number <= U64_MAX for number in found.values()) else {}
 
 
 def opaque(cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
@@ -71,9 +89,19 @@ def nr_mmu_pages_set(cmd: int, arg: str, base: dict[str, Any]) -> VmCall:
     return opaque(cmd, arg, base) if pages is None else NrMmuPagesSet(nr_mmu_pages=pages, **base)
 
 
-def identity_map_set(_cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
-    """Read KVM_SET_IDENTITY_MAP_ADDR: a pointer to the address, which strace does not follow."""
-    return IdentityMapSet(fault=base["ret"] == -EFAULT, **base)
+def enable_cap(cmd: int, arg: str, base: dict[str, Any]) -> VmCall:
+    """Read KVM_ENABLE_CAP: a struct that strace does not follow, and the bpftrace recorder does."""
+    match = _CAP.fullmatch(arg)
+    if match is None or int(match[1]) > U32_MAX or base["ret"] == -EFAULT:
+        return opaque(cmd, arg, base)
+    args = tuple(int(word, 16) for word in match[3].split(", "))
+    return VmEnableCap(cap=int(match[1]), flags=int(match[2], 16), args=args, **base)
+
+
+def identity_map_set(_cmd: int, arg: str, base: dict[str, Any]) -> VmCall:
+    """Read KVM_SET_IDENTITY_MAP_ADDR: a pointer to the address, which strace does not follow; `[ADDRESS]` by others."""
+    address = _value(arg[1:-1]) if arg[:1] == "[" and base["ret"] != -EFAULT else None
+    return IdentityMapSet(guest_phys_addr=None if address is None else Gpa(address), fault=base["ret"] == -EFAULT, **base)
 
 
 def irqchip_create(_cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
@@ -81,19 +109,30 @@ def irqchip_create(_cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
     return IrqchipCreate(**base)
 
 
-def dirty_log_get(_cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
+def dirty_log_get(_cmd: int, arg: str, base: dict[str, Any]) -> VmCall:
     """Read KVM_GET_DIRTY_LOG: a pointer that strace does not follow."""
-    return DirtyLogGet(fault=base["ret"] == -EFAULT, **base)
+    fault = base["ret"] == -EFAULT
+    return DirtyLogGet(slot=None if fault else _slot(members(arg)), fault=fault, **base)
 
 
-def dirty_log_clear(_cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
+def dirty_log_clear(_cmd: int, arg: str, base: dict[str, Any]) -> VmCall:
     """Read KVM_CLEAR_DIRTY_LOG: a pointer that strace does not follow."""
-    return DirtyLogClear(fault=base["ret"] == -EFAULT, **base)
+    found, fault = members(arg), base["ret"] == -EFAULT
+    if fault or _slot(found) is None:
+        return DirtyLogClear(fault=fault, **base)
+    first_page, num_pages = found.get("first_page", 0), found.get("num_pages", 0)
+    return DirtyLogClear(slot=_slot(found), first_page=first_page, num_pages=num_pages, **base)
 
 
-def guest_memfd_create(_cmd: int, _arg: str, base: dict[str, Any]) -> VmCall:
+def guest_memfd_create(_cmd: int, arg: str, base: dict[str, Any]) -> VmCall:
     """Read KVM_CREATE_GUEST_MEMFD: a pointer that strace does not follow."""
-    return GuestMemfdCreate(**base)
+    found = members(arg)
+    return GuestMemfdCreate(size_bytes=found.get("size"), flags=found.get("flags", 0), **base)
+
+
+def _slot(found: dict[str, int]) -> int | None:
+    slot = found.get("slot")
+    return slot if slot is not None and slot <= U32_MAX else None
 
 
 def _value(arg: str, maximum: int = (1 << 64) - 1) -> int | None:
@@ -112,7 +151,7 @@ VM_CALLS: Final[dict[int, Builder]] = {
     ioctls.KVM_GET_DIRTY_LOG: dirty_log_get,
     ioctls.KVM_CLEAR_DIRTY_LOG: dirty_log_clear,
     ioctls.KVM_CREATE_GUEST_MEMFD: guest_memfd_create,
-    ioctls.KVM_ENABLE_CAP: opaque,
+    ioctls.KVM_ENABLE_CAP: enable_cap,
 }
 """What a call on a VM fd becomes; a call that is not here changes nothing that is modelled."""
 

@@ -63,8 +63,14 @@ def role_of(word: int) -> Role | None:
     level, as_id = field(word, "level"), field(word, "smm")
     if not (0 <= word <= WORD_MAX and 1 <= level <= LEVEL_MAX and as_id <= AS_ID_MAX):
         return None
-    flags = (bool(field(word, name)) for name in ("direct", "invalid", "guest_mode", "passthrough"))
-    return Role(level, *flags, as_id)
+    return Role(
+        level=level,
+        direct=bool(field(word, "direct")),
+        invalid=bool(field(word, "invalid")),
+        guest_mode=bool(field(word, "guest_mode")),
+        passthrough=bool(field(word, "passthrough")),
+        as_id=as_id,
+    )
 
 
 def accounts(role: Role, *, made: bool) -> int:

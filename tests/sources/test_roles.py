@@ -1,5 +1,6 @@
 """Promises of the table of role bits."""
 
+import attrs
 import pytest
 
 from replay.runs import ACCOUNT, UNACCOUNT
@@ -39,7 +40,7 @@ class TestBits:
             assert (after.as_id if after else None) == (1 if bit == 24 else None)
         elif name in {"direct", "invalid", "guest_mode", "passthrough"}:
             assert after is not None
-            assert [field for field in Role.__slots__ if getattr(before, field, 0) != getattr(after, field, 0)] == [name]
+            assert [a.name for a in attrs.fields(Role) if getattr(before, a.name) != getattr(after, a.name)] == [name]
         else:
             assert after == before
 

@@ -1,0 +1,176 @@
+r"""Read what the bpftrace recorders print: `NS PID TID COMM KIND name=value ...`, as text or inside the objects of -f json.
+
+KIND: MEMSLOT and IOCTL at entry and exit of an ioctl, GETPAGE, ZAP, ZAPALL for shadow pages; the recorder that comes with this
+tool (replay/recorders/kvmtrace.bt) adds ENTER with the words of the user's struct, RUN, CLOSE, DUP, FORK, EXEC, EXIT. Numbers are
+hex, fd and ret decimal, as the script's printf has them.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Final
+
+from replay.sources import ioctls
+from replay.sources.dialects import NOTE, Dialect, Ended, Execed, Fact, Forked, Ignored, Thread, Whole, page_fact, result
+from replay.sources.struct_text import region_text, struct_text
+from replay.sources.tracefs_grammar import LostLine, SyscallEnter, SyscallExit
+
+TEXT: Final = "bpftrace"
+JSON: Final = "bpftrace json"
+_KINDS: Final = (
+    rb"(?:MEMSLOT2?|IOCTL|GETPAGE|ZAP|ZAPALL|ENTER|RUN|CLOSE|DUP|FORK|EXEC|EXIT|REGISTER|UNREGISTER|WTADD|WTREMOVE|VMAP|VFREE)"
+)
+_REST: Final = rb"(?P<time>\d{1,19})(?P<fraction>(?!))? (?P<head>\d{1,7} \d{1,7} .{0,60}?) (?P<body>" + _KINDS
+# A comm may hold what looks like a kind; the first kind that is followed by a field is taken.
+LINE: Final = re.compile(_REST + rb"(?:(?: \w+=.*)?))\r?$")
+JSON_LINE: Final = re.compile(rb'\{"type": "printf", "data": "' + _REST + rb'(?: \w+=[^"\\]*)?)(?:\\n)?"\}\r?$')
+_HEAD: Final = re.compile(rb"(\d+) (\d+) (.*)", re.DOTALL)
+_FIELD: Final = re.compile(rb"(\w+)=(-?[0-9a-fA-F]{1,20}(?:,[0-9a-f]{1,16})*)(?=\s|$)")
+_DECIMAL: Final = frozenset({"fd", "ret", "created", "old", "new", "child", "thread", "code", "gen", "flags_dec"})
+_LOST: Final = re.compile(rb"\s*Lost (\d{1,18}) events\s*")
+_NOTES: Final = re.compile(rb"\s*$|Attaching \d+ probes?\.\.\.|@|ERROR: .*RLIMIT_MEMLOCK|WARNING: ")
+
+
+def thread(head: bytes) -> Thread | None:
+    """Read `PID TID COMM`."""
+    match = _HEAD.fullmatch(head)
+    return None if match is None else Thread(int(match[2]), int(match[1]), match[3])
+
+
+def _fields(body: bytes) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, text in _FIELD.findall(body):
+        key = name.decode()
+        if key == "w":
+            continue
+        try:
+            found[key] = int(text, 10 if key in _DECIMAL else 16)
+        except ValueError:  # a letter where the script prints decimal, or a list
+            continue
+    return found
+
+
+def _words(body: bytes) -> list[int]:
+    match = re.search(rb" w=([0-9a-f]{1,16}(?:,[0-9a-f]{1,16}){5})(?=\s|$)", body)
+    return [] if match is None else [int(word, 16) for word in match[1].split(b",")]
+
+
+def _call(fields: dict[str, int], text: str = "", *, late: bool = False) -> SyscallEnter | None:
+    if not all(0 <= fields.get(name, -1) < 1 << 64 for name in ("cmd", "arg")) or "fd" not in fields:
+        return None
+    args = {"fd": fields["fd"] & 0xFFFFFFFF, "cmd": fields["cmd"] & 0xFFFFFFFF, "arg": fields["arg"]}
+    return SyscallEnter("ioctl", args, text, late)
+
+
+def _memslot(body: bytes) -> Fact | None:
+    fields = _fields(body)
+    names = ("slot", "flags", "gpa", "size", "hva")
+    if not all(0 <= fields.get(name, -1) < 1 << 64 for name in names) or "fd" not in fields:
+        return None
+    cmd = ioctls.KVM_SET_USER_MEMORY_REGION2 if body.startswith(b"MEMSLOT2") else ioctls.KVM_SET_USER_MEMORY_REGION
+    return _call({"fd": fields["fd"], "cmd": cmd, "arg": 0}, region_text(*(fields[name] for name in names)))
+
+
+def _enter(body: bytes) -> Fact | None:
+    fields = _fields(body)
+    return _call(fields, struct_text(fields.get("cmd", 0) & 0xFFFFFFFF, _words(body)))
+
+
+def _ioctl(body: bytes) -> Fact | None:
+    fields = _fields(body)
+    call = _call(fields, late=True)
+    if call is None or "ret" not in fields:
+        return None
+    return Whole(call, SyscallExit("ioctl", result(fields["ret"])))
+
+
+def _run(body: bytes) -> Fact | None:
+    """Read the first KVM_RUN of a thread on an fd: which vCPU it runs; when that call returns is not recorded."""
+    fields = _fields(body)
+    call = _call({"fd": fields["fd"], "cmd": ioctls.KVM_RUN, "arg": 0}, late=True) if "fd" in fields else None
+    return None if call is None else Whole(call, SyscallExit("ioctl", 0))
+
+
+def _close(body: bytes) -> Fact | None:
+    fields = _fields(body)
+    if "fd" not in fields:
+        return None
+    return Whole(SyscallEnter("close", {"fd": fields["fd"] & 0xFFFFFFFF}), SyscallExit("close", fields.get("ret", 0)))
+
+
+def _dup(body: bytes) -> Fact | None:
+    fields = _fields(body)
+    if "old" not in fields or "new" not in fields:
+        return None
+    args = {"oldfd": fields["old"] & 0xFFFFFFFF, "newfd": fields["new"] & 0xFFFFFFFF, "flags": fields.get("flags", 0)}
+    return Whole(SyscallEnter("dup3", args), SyscallExit("dup3", fields["new"]))
+
+
+def _fork(body: bytes) -> Fact | None:
+    fields = _fields(body)
+    return Forked(fields["child"], bool(fields.get("thread"))) if fields.get("child", 0) > 0 else None
+
+
+def _page(event: str) -> Callable[[bytes], Fact | None]:
+    return lambda body: page_fact(event, _fields(body))
+
+
+_READERS: Final[dict[bytes, Callable[[bytes], Fact | None]]] = {
+    b"GETPAGE": _page("kvm_mmu_get_page"),
+    b"ZAP": _page("kvm_mmu_prepare_zap_page"),
+    b"MEMSLOT": _memslot,
+    b"MEMSLOT2": _memslot,
+    b"ENTER": _enter,
+    b"IOCTL": _ioctl,
+    b"RUN": _run,
+    b"CLOSE": _close,
+    b"DUP": _dup,
+    b"FORK": _fork,
+    b"EXEC": lambda _: Execed(),
+    b"EXIT": lambda body: Ended(killed=bool(_fields(body).get("code", 0) & 0x7F)),
+    b"ZAPALL": lambda _: Ignored("event kvm_mmu_zap_all_fast"),
+}
+"""Reader of each kind's fields."""
+
+
+def fact(body: bytes) -> Fact | None:
+    """Read `KIND name=value ...`; None for a kind that is not known or lacks fields.
+
+    >>> fact(b"ZAP gfn=8ab role=3702")
+    PageEvent(kind=69, gfn=2219, place=2, words='kvm_mmu_prepare_zap_page')
+    """
+    kind, _, _ = body.partition(b" ")
+    reader = _READERS.get(kind)
+    return None if reader is None else reader(body)
+
+
+def odd(line: bytes) -> LostLine | str | None:
+    """Read a line that is of no task."""
+    lost = _LOST.fullmatch(line)
+    if lost is not None:
+        return LostLine(-1, int(lost[1]))
+    return NOTE if _NOTES.match(line) else None
+
+
+def json_odd(line: bytes) -> LostLine | str | None:
+    """Read an object of -f json that is no line of a task."""
+    try:
+        found = json.loads(line)
+        kind, data = found["type"], found["data"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return odd(line)
+    if kind == "lost_events":
+        count = data.get("events") if isinstance(data, dict) else None
+        return LostLine(-1, count if isinstance(count, int) and 0 <= count < 1 << 63 else None)
+    if kind == "printf":
+        return odd(data.encode("utf-8", "replace").rstrip(b"\n")) if isinstance(data, str) else None
+    return NOTE if kind in {"attached_probes", "map", "time", "helper_error", "syscall"} else None
+
+
+def _time_ns(time: bytes, _fraction: bytes | None) -> int | None:
+    number = int(time)
+    return number if number < 1 << 63 else None
+
+
+BPFTRACE: Final = Dialect(TEXT, "bpftrace", LINE, thread, fact, odd, _time_ns, runs=False)
+BPFTRACE_JSON: Final = Dialect(JSON, "bpftrace", JSON_LINE, thread, fact, json_odd, _time_ns, runs=False)
