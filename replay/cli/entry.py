@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from replay.cli.console import PROGRAM, Console, output_errors, say
-from replay.cli.verb import INTERRUPTED, PIPE_CLOSED, SAME, STATUS_MEANINGS, TROUBLE, Verb, epilog
+from replay.cli.stopping import StoppedError, stoppable
+from replay.cli.verb import (
+    HUNG_UP,
+    INTERRUPTED,
+    PIPE_CLOSED,
+    SAME,
+    STATUS_MEANINGS,
+    TERMINATED,
+    TROUBLE,
+    Verb,
+    epilog,
+)
 from replay.cli.verbs import VERBS
 from replay.errors import KvmReplayError, UsageError
 from replay.version import VERSION
@@ -74,8 +85,12 @@ def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> in
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        status = _run(argv, verbs)
-        _flush_output()
+        with stoppable():
+            status = _run(argv, verbs)
+            _flush_output()
+    except StoppedError as stopped:
+        say(f"{PROGRAM}: terminated")
+        status = stopped.status
     except BrokenPipeError:
         status = PIPE_CLOSED
     except KeyboardInterrupt:
@@ -84,7 +99,7 @@ def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> in
     except Exception as error:  # noqa: BLE001 - the last line of defence: said as a bug of ours, never swallowed
         # A writer that met the closed pipe says so in its own error; that is no trouble either.
         status = PIPE_CLOSED if isinstance(error.__context__, BrokenPipeError) else _trouble(error, debug=debug)
-    if status in {TROUBLE, INTERRUPTED, PIPE_CLOSED}:
+    if status in {TROUBLE, HUNG_UP, INTERRUPTED, PIPE_CLOSED, TERMINATED}:
         _give_up_output()
     return status
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from replay.cli.console import output_errors
+from replay.cli.console import PROGRAM, output_errors, say
 from replay.errors import UnwritableError
 
 if TYPE_CHECKING:
@@ -53,8 +53,14 @@ def opened_keeper(name: str | None, spare: str, header: "Header", *, force: bool
 
     if name is not None:
         kind = JsonlWriter if name.endswith(".jsonl") else Writer
-        with kind(name, header, overwrite=force) as writer:
-            yield Keeper(writer, name, spare, None)
+        named = kind(name, header, overwrite=force)
+        try:
+            with named:
+                yield Keeper(named, name, spare, None)
+        except BaseException:
+            if not named.finished:
+                say(f"{PROGRAM}: {name}.part has what was recorded; `{PROGRAM} recover {name}.part -o {name}` completes it")
+            raise
         return
     with tempfile.TemporaryFile() as hidden, Writer(hidden, header) as writer:
         yield Keeper(writer, "", spare, hidden)

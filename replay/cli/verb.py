@@ -14,16 +14,20 @@ SAME: Final = 0
 DIVERGENCE: Final = 1
 TROUBLE: Final = 2
 CANNOT_TELL: Final = 3
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
+TERMINATED: Final = 143
 
 STATUS_MEANINGS: Final[Mapping[int, str]] = {
     SAME: "done; nothing differs",
     DIVERGENCE: "done; at least one divergence",
     TROUBLE: "could not do it: bad usage, unreadable or bad input, unwritable output",
     CANNOT_TELL: "cannot tell: the input lacks what the answer needs",
+    HUNG_UP: "the terminal went away (SIGHUP)",
     INTERRUPTED: "interrupted (SIGINT)",
     PIPE_CLOSED: "the reader of standard output went away (SIGPIPE)",
+    TERMINATED: "terminated (SIGTERM)",
 }
 """Every exit status of the program; a verb's help lists those that it can end with, in its own words."""
 

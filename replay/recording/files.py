@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -11,6 +12,8 @@ from replay.errors import UnreadableError, UnwritableError
 PART_SUFFIX: Final = ".part"
 Readable = str | os.PathLike[str] | BinaryIO
 Writable = str | os.PathLike[str] | BinaryIO
+Announce = Callable[[int], None]
+"""Told by a writer how many events are safe by now."""
 
 
 def _reason(error: OSError) -> str:
@@ -131,13 +134,16 @@ class Output:
         if not overwrite and not self._in_place and self._target.exists():
             raise UnwritableError("exists", where=self.name, expected="a new file", advice="remove it, or choose another name")
         try:
-            return cast("BinaryIO", self.part.open("wb" if overwrite or self._in_place else "xb", buffering=0))
+            stream = cast("BinaryIO", self.part.open("wb" if overwrite or self._in_place else "xb", buffering=0))
+            if self._durable and not self._in_place:
+                self._sync_directory(self._target.parent)  # else the blocks would be on the disk, and their name not
         except FileExistsError:
             advice = "a recording in progress or cut short; recover or remove it first"
             raise UnwritableError("exists", where=str(self.part), expected="a new file", advice=advice) from None
         except (OSError, ValueError) as error:
             reason = _reason(error) if isinstance(error, OSError) else str(error)
             raise UnwritableError(reason, where=str(self.part), expected="a file that can be written") from None
+        return stream
 
     def write(self, data: bytes) -> None:
         """Write all bytes."""

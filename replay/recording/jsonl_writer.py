@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from replay.errors import EventError
 from replay.header import Header, Trailer
 from replay.recording.ends import as_header_error, check_schema, with_events
-from replay.recording.files import PART_SUFFIX, Output, Writable
+from replay.recording.files import PART_SUFFIX, Announce, Output, Writable
 from replay.recording.limits import LINE_BYTES, LINE_CONTAINERS, RECORDING_EVENTS, keep
 from replay.recording.named import Named, event_to_named, value_to_named
 from replay.runs import Item, Run
@@ -56,6 +56,7 @@ class JsonlWriter:
         *,
         overwrite: bool = False,
         durable: bool = False,
+        announce: Announce | None = None,
         part_suffix: str = PART_SUFFIX,
         hand_written: bool = False,
     ) -> None:
@@ -63,7 +64,9 @@ class JsonlWriter:
         if hand_written:
             first[HAND_WRITTEN_KEY] = True
         self.events = 0
+        self.written_events = 0
         self.finished = False
+        self._announce = announce
         self._failed = False
         self._pending = bytearray(line_of(first))
         self._output = Output(target, overwrite=overwrite, durable=durable, part_suffix=part_suffix)
@@ -103,6 +106,12 @@ class JsonlWriter:
             if len(self._pending) >= _FLUSH_BYTES:
                 self._flush()
 
+    def flush(self) -> None:
+        """Hand all lines so far to the system; with durable wait for the disk. The price is one write: no byte changes."""
+        assert not self.finished, "the recording is finished"
+        assert not self._failed, "the recording failed before: nothing may follow"
+        self._flush()
+
     def finish(self, trailer: Trailer) -> None:
         """Write the last line and give the file its name; the trailer's count of events is set here."""
         assert not self.finished, "the recording is finished"
@@ -118,3 +127,6 @@ class JsonlWriter:
         self._failed = True  # until all of it is written: after half a line nothing may follow
         self._output.write(data)
         self._failed = False
+        if self._announce is not None and self.events > self.written_events:
+            self._announce(self.events)
+        self.written_events = self.events

@@ -61,6 +61,13 @@ class TestImport:
             assert (done.returncode, done.stdout) == (0, b""), done.stderr
             assert Path(name).exists()
 
+    def test_durable(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """With --durable each block is announced when it is on the disk; a stream has none."""
+        assert main(["import", "strace.txt", "-o", "boot.kvmr", "--durable"]) == 0
+        assert "kvm-replay: boot.kvmr: 4 events are on the disk\n" in capsys.readouterr().err
+        assert main(["import", "strace.txt", "-o", "-", "--durable"]) == 2
+        assert "KVR001" in capsys.readouterr().err
+
     def test_losses_are_said(self, capsys: pytest.CaptureFixture[str]) -> None:
         """What was lost on the way is a warning, in a pipe too."""
         write_kvmr(Path("a.kvmr"))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from recordings import (
     HEADER,
     HEADERS,
     HOT,
+    STRUCTURAL,
     TRAILER,
     TRAILERS,
     add,
@@ -208,15 +210,42 @@ class TestFile:
         with pytest.raises(UnwritableError):
             Writer(tmp_path / name, HEADER)
 
-    def test_durable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With durable=True each block, and the directory at the end, reaches the disk before it is announced."""
-        synced: list[int] = []
-        monkeypatch.setattr(os, "fsync", synced.append)
-        with Writer(tmp_path / "a.kvmr", HEADER, durable=True) as writer:
-            assert len(synced) == 1
+    @pytest.mark.parametrize("cls", [Writer, JsonlWriter])
+    def test_durable(self, cls: type[Writer | JsonlWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With durable=True the name, each block, and the rename at the end reach the disk before events are announced."""
+        order: list[str | int] = []
+
+        def fsync(handle: int) -> None:
+            order.append("dir" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with cls(tmp_path / "a.kvmr", HEADER, durable=True, announce=order.append) as writer:
+            assert order == (["dir", "file"] if cls is Writer else ["dir"])
+            order.clear()
             writer.write(Mark(text="x"))
+            assert (order, writer.written_events) == ([], 0)
+            writer.flush()
+            assert (order, writer.written_events) == (["file", 1], 1)
             writer.finish(TRAILER)
-        assert len(synced) == 4
+        assert order == ["file", 1, "file", "dir"]
+
+    @pytest.mark.parametrize("cls", [Writer, JsonlWriter])
+    def test_announced(self, cls: type[Writer | JsonlWriter]) -> None:
+        """What is announced is there: the file so far, read as it is, has at least as many events."""
+        out, announced = io.BytesIO(), []
+        reading = read if cls is Writer else read_jsonl
+
+        def announce(events: int) -> None:
+            announced.append(events)
+            assert len(reading(out.getvalue())[0]) == events
+
+        with cls(out, HEADER, announce=announce) as writer:
+            for number in range(700):
+                writer.write(Mark(text="x" * 4000) if number % 3 else add(0, number))
+            writer.finish(TRAILER)
+        assert announced == sorted(set(announced))
+        assert (announced[-1], writer.written_events) == (700, 700)
+        assert len(announced) == (2 if cls is Writer else 28)
 
     def test_device(self) -> None:
         """A device is written in place: it has no .part and is not renamed."""
@@ -260,6 +289,47 @@ class Full(io.RawIOBase):
             raise OSError(28, "No space left on device")
         self.data += taken
         return len(taken)
+
+
+class TestFlush:
+    """A live recorder can end a block early, at a known price."""
+
+    @given(st.lists(st.tuples(HOT | STRUCTURAL, st.booleans()), max_size=20))
+    def test_same_events(self, steps: list[tuple[Event, bool]]) -> None:
+        """Wherever it is called the events are the same; a copy has the bytes of a writer that was never asked to."""
+        out = io.BytesIO()
+        with Writer(out, HEADER) as writer:
+            for event, flush in steps:
+                writer.write(event)
+                if flush:
+                    writer.flush()
+                    assert writer.written_events == writer.events
+            writer.finish(TRAILER)
+        events, reader = read(out.getvalue())
+        assert events == [event for event, _ in steps]
+        copy, again = io.BytesIO(), KvmrReader(io.BytesIO(out.getvalue()))
+        copied(again, Writer(copy, reader.header))
+        assert copy.getvalue() == kvmr(events)
+
+    def test_price(self) -> None:
+        """Each costs 55 bytes among structural events, about 90 among hot ones, and none when nothing is pending."""
+        rows: list[Event] = [Mark(text="x" * 10)] * 400
+        hot: list[Event] = [add(0, number % 97, time_ns=number * 1700, task=Task(7, 7)) for number in range(400)]
+        assert self.price(rows) in range(52, 58)
+        assert self.price(hot) in range(80, 100)
+
+    @staticmethod
+    def price(events: list[Event]) -> int:
+        """Return the bytes that a flush after each tenth event costs."""
+        out = io.BytesIO()
+        with Writer(out, HEADER) as writer:
+            for number, event in enumerate(events):
+                writer.write(event)
+                if number % 10 == 9:
+                    writer.flush()
+                    writer.flush()
+            writer.finish(TRAILER)
+        return (len(out.getvalue()) - len(kvmr(events))) // (len(events) // 10)
 
 
 class TestTrouble:
@@ -346,6 +416,8 @@ class TestTrouble:
                 writer.write(Mark(text=""))
             with pytest.raises(AssertionError, match="finished"):
                 writer.finish(TRAILER)
+            with pytest.raises(AssertionError, match="finished"):
+                writer.flush()
         for reader in (KvmrReader(io.BytesIO(kvmr([]))), JsonlReader(io.BytesIO(jsonl([])))):
             with pytest.raises(AssertionError, match="exhausted"):
                 reader.trailer()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from replay.header import Header
     from replay.recording import JsonlWriter, Writer
+    from replay.recording.files import Announce
 
 SUFFIXES: Final = (".kvmr", ".jsonl")
 
@@ -26,14 +27,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="what was recorded, in one line")
     parser.add_argument("--provenance", metavar="TEXT", help="where the recording comes from, for people")
     parser.add_argument("--machine", metavar="NAME=VALUE,...", help="facts that no trace tells: kernel_release=6.8,tdp=y")
+    parser.add_argument("--durable", action="store_true", help="wait for the disk after each block, and say how far it is")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     check_output(args.output, args.inputs, force=args.force)
+    if args.durable and args.output == STDIO:
+        raise UsageError("--durable needs a file", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
     stream = open_inputs(args.inputs, console)
     header = titled(stream.header, args)
-    with opened_writer(args.output, header, force=args.force) as writer:
+    announce = (lambda events: console.note(f"{args.output}: {events:,} events are on the disk")) if args.durable else None
+    with opened_writer(args.output, header, force=args.force, announce=announce) as writer:
         for item in console.progress("importing").over(stream.items()):
             writer.write(item)
         writer.finish(stream.trailer())
@@ -45,8 +50,13 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 
 @contextlib.contextmanager
-def opened_writer(path: str, header: "Header", *, force: bool) -> "Iterator[Writer | JsonlWriter]":
-    """Give the writer that the name asks for. What is half written goes away on an error: the traces are still there."""
+def opened_writer(
+    path: str, header: "Header", *, force: bool, announce: "Announce | None" = None
+) -> "Iterator[Writer | JsonlWriter]":
+    """Give the writer that the name asks for. What is half written goes away on an error: the traces are still there.
+
+    announce: wait for the disk after each block, and call this with the number of events that are there.
+    """
     from replay.recording import JsonlWriter, Writer
 
     if path == STDIO:
@@ -54,7 +64,11 @@ def opened_writer(path: str, header: "Header", *, force: bool) -> "Iterator[Writ
             yield writer
         return
     kind = JsonlWriter if path.endswith(".jsonl") else Writer
-    with kind(path, header, overwrite=force) as file_writer, contextlib.ExitStack() as cleaning:
+    durable = announce is not None
+    with (
+        kind(path, header, overwrite=force, durable=durable, announce=announce) as file_writer,
+        contextlib.ExitStack() as cleaning,
+    ):
         cleaning.callback(Path(f"{path}.part").unlink, missing_ok=True)
         yield file_writer
         cleaning.pop_all()
