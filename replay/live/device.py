@@ -17,7 +17,7 @@ from replay.live.vmallocinfo import Areas, parse_areas
 
 DEV_KVM: Final = "/dev/kvm"
 VMALLOCINFO: Final = "/proc/vmallocinfo"
-NEEDS: Final = "Linux on x86-64 with KVM, 5.16 or later, and /dev/kvm open to you (often: membership of the group kvm)"
+NEEDS: Final = "Linux on x86-64 with KVM, and /dev/kvm open to you (often: membership of the group kvm)"
 
 
 def this_release() -> str:
@@ -52,14 +52,17 @@ class Device(Protocol):
 
 
 class DevKvm:
-    """This machine's /dev/kvm; raises NoKernelError when there is none that can be asked."""
+    """This machine's /dev/kvm; raises NoKernelError when there is none that can be asked.
+
+    not_watched: why /proc/vmallocinfo is not looked at, "" when it is.
+    """
 
     def __init__(self, path: str = DEV_KVM) -> None:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise NoKernelError(error.strerror or str(error), where=path, expected=NEEDS) from None
-        self.watched = True
+        self.not_watched = ""
         version = self.ioctl(-1, KVM_GET_API_VERSION, 0)
         if version != KVM_API_VERSION:
             self.shut()
@@ -105,8 +108,8 @@ class DevKvm:
         return self._watch()[1]
 
     def _watch(self) -> tuple[Areas | None, str]:
-        if not self.watched:
-            return None, "allocations are not compared: another kvm-replay live runs, and its VMs would show"
+        if self.not_watched:
+            return None, f"allocations are not compared: {self.not_watched}"
         try:
             found = parse_areas(Path(VMALLOCINFO).read_bytes())
         except OSError as error:

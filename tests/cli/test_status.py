@@ -46,7 +46,7 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("live", 0): ["live", "--operations", "100"],
     ("live", 1): ["live", "--operations", "400", "--machine", "smm=y", "-o", "live.kvmr", "--force"],
     ("live", 2): ["live", "--operations", "0"],
-    ("live", 3): ["live", "--machine", "kernel_release=5.10"],
+    ("live", 3): ["live", "--machine", "kernel_release=4.19"],
     ("state", 0): ["state", "agrees.kvmr", "--at", "1"],
     ("state", 2): ["state", "agrees.kvmr", "--at", "x"],
     ("cost", 0): ["cost", "--address-bits", "39"],

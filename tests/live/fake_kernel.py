@@ -72,7 +72,7 @@ class FakeKernel:
     def __init__(self, *lies: Lie, areas: bool = True, files: Mapping[str, str] | None = None) -> None:
         self.lies = lies
         self.files = FILES if files is None else files
-        self.watched = areas
+        self.not_watched = "" if areas else "said so"
         self.shut_down = False
         self.busy = 0
         self.calls: list[tuple[int, Any]] = []
@@ -114,11 +114,11 @@ class FakeKernel:
 
     def areas(self) -> Areas | None:
         """Return a copy of the areas that are there."""
-        return dict(self._areas) if self.watched else None
+        return None if self.not_watched else dict(self._areas)
 
     def areas_sentence(self) -> str:
         """Say what the real one says."""
-        return "allocations are compared" if self.watched else "allocations are not compared"
+        return f"allocations are not compared: {self.not_watched}" if self.not_watched else "allocations are compared"
 
     def try_lock(self) -> bool:
         """Give the turn once others had it as often as `busy` says."""

@@ -134,10 +134,10 @@ class TestAreas:
         assert (opened.areas() is not None) == ("every operation" in sentence)
 
     def test_not_watched(self, opened: DevKvm) -> None:
-        """A run that did not get its turn does not look."""
-        opened.watched = False
+        """A run that has a reason not to look does not, and says it."""
+        opened.not_watched = "another one runs"
         assert opened.areas() is None
-        assert "another kvm-replay live" in opened.areas_sentence()
+        assert opened.areas_sentence() == "allocations are not compared: another one runs"
 
 
 class TestOthers:

@@ -73,6 +73,7 @@ def _ask(args: argparse.Namespace, console: Console) -> "LiveReport":
     from replay.analyses.check import Checker
     from replay.analyses.live_report import LiveReport
     from replay.cli.live_session import Session
+    from replay.kvm.release import Release
     from replay.live.device import DevKvm, this_release
     from replay.live.probe import probe_device, read_text
 
@@ -84,6 +85,8 @@ def _ask(args: argparse.Namespace, console: Console) -> "LiveReport":
         machine, origins = probe_device(device, release, read_text)
         header = _header(args, machine)
         checker = Checker(header, policy=args.policy)
+        if not Release.parse(header.machine.kernel_release or release).at_least(5, 18):
+            device.not_watched = "before 5.18 (mm/util.c kvcalloc()) small arrays are not in /proc/vmallocinfo"
     except (NoKernelError, ProfileError) as error:
         if isinstance(error, ProfileError) and args.policy is not None:
             raise
@@ -103,7 +106,7 @@ def _take_turn(device: "DevKvm", console: Console) -> None:
     began = time.monotonic()
     while not device.try_lock():
         if time.monotonic() - began > TURN_SECONDS_MAX:
-            device.watched = False
+            device.not_watched = "another kvm-replay live runs, and its VMs would show"
             return
         time.sleep(TURN_POLL_SECONDS)
 
@@ -141,8 +144,9 @@ kind, dirty log, guest_memfd, calls from a forked child, closing) and compare ea
 /proc/vmallocinfo also each allocation, by function. Ordinary calls only: no guest runs, nothing races, at most 64 MiB of kernel
 memory. VMs die with the process. The run is recorded; without --output the recording is kept when something does not agree.""",
     inputs="""\
-none: it asks the machine that it runs on. It needs Linux 5.16 or later on x86-64 and permission to open /dev/kvm; allocations
-are compared where /proc/vmallocinfo can be read (usually by root only). What it can not find out is assumed and said.""",
+none: it asks the machine that it runs on. It needs Linux on x86-64, a release that `kvm-replay policies` lists, and permission
+to open /dev/kvm; allocations are compared where /proc/vmallocinfo can be read (usually by root only). What it can not find out
+is assumed and said.""",
     statuses={
         SAME: "model and kernel agree in every comparison",
         DIVERGENCE: "the kernel contradicts the model; the report has the command that replays it",
