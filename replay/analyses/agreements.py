@@ -20,6 +20,11 @@ _WHOLE: Final = -1
 Slots = dict[tuple[int, int], None]  # (as_id, id)
 
 
+def _tracks_always(lane: Lane) -> bool:
+    """Tell whether the policy allocates without the option too, as kernels from before it."""
+    return lane.policy.external_term(False, False, False)
+
+
 class _VmStory:
     """What happened to one VM so far, as recorded. counted: memslots with counters that are not zero and no node to own them."""
 
@@ -35,7 +40,8 @@ class Agreements:
     """Watch a replay for the rows of AGREEMENTS."""
 
     def __init__(self, lanes: Sequence[Lane], header: Header) -> None:
-        self._lanes = lanes
+        self._all = lanes
+        self._lanes = [lane for lane in lanes if lane.policy.kernel] or list(lanes)
         self._found: dict[str, list[int]] = {}
         self._stories: dict[int, _VmStory] = {}
         self._races = CommonRaces(lanes, header, self._note)
@@ -45,7 +51,7 @@ class Agreements:
 
     def step(self, step: Step) -> None:
         """Take one structural event; where results differ there is no agreement."""
-        outcomes = [outcome for outcome in step.outcomes if outcome is not None]
+        outcomes = [one for one, lane in zip(step.outcomes, self._all, strict=True) if one is not None and lane.policy.kernel]
         if not outcomes or any(outcome.ret != outcomes[0].ret for outcome in outcomes):
             return
         self._races.step(step)
@@ -135,7 +141,7 @@ class Agreements:
         """Return what was noted, in catalogue order."""
         if all(not lane.profile.tdp for lane in self._lanes):
             self._found["D26"] = [1, _WHOLE]
-        if all(not lane.profile.config_external_write_tracking for lane in self._lanes):
+        if all(not lane.profile.config_external_write_tracking and not _tracks_always(lane) for lane in self._lanes):
             self._found["D27"] = [1, _WHOLE]
         return tuple(
             Agreement(

@@ -2,6 +2,7 @@
 
 from replay.analyses.context import task_text
 from replay.analyses.findings import Aspect, Side
+from replay.kvm.allocator import SITE_WT_ADD
 
 
 def aspects_of(row: str, has: Side, lacks: Side, moves: int) -> tuple[Aspect, ...]:
@@ -13,7 +14,7 @@ def aspects_of(row: str, has: Side, lacks: Side, moves: int) -> tuple[Aspect, ..
     found = []
     if moves and row != "D16":
         found.append(Aspect(catalogue="D16", text=f"{has.lane} holds it twice inside the MOVE"))
-    if lacks.event is None:
+    if lacks.event is None or lacks.site == SITE_WT_ADD:
         return tuple(found)
     if has.task is not None and lacks.task is not None and has.task != lacks.task:
         found.append(Aspect(catalogue="D28", text=_charged(has, lacks)))

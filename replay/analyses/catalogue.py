@@ -105,6 +105,12 @@ RULES: Final[dict[str, Rule]] = {
         "in-tree user, KVMGT, checks by itself).",
         f"{_PT} kvm_page_track_register_notifier() [6.6 and later]",
     ),
+    "D24": Rule(
+        "registration for a TDX guest",
+        "From 6.16 on on-demand refuses to enable write tracking for a TD guest, before it allocates anything: -EOPNOTSUPP, after the "
+        "check of the mm. Eager kernels have no such check; none of them runs TD guests.",
+        f'{_PT} kvm_enable_external_write_tracking() [6.16, "Do not enable page track for TD guest"]',
+    ),
     "D31": Rule(
         "write tracking allocated anew at each re-creation",
         "The memslot is deleted and created again and again: eager allocates, zeroes and frees its write tracking each time, on-demand never.",
@@ -115,6 +121,13 @@ RULES: Final[dict[str, Rule]] = {
         "One array of 2 bytes a page is larger than all memory, so eager can not create the memslot; on-demand can, until something "
         "enables write tracking.",
         "mm/vmalloc.c __vmalloc_node_range() pages > totalram_pages() [6.1, 6.12]",
+    ),
+    "D33": Rule(
+        "opt-out of write tracking",
+        "v1 of the patch lets a VM opt out, by capability 236, before it has memslots in address space 0 or notifiers (else -EINVAL), and "
+        "never where shadow paging needs write tracking (-EBUSY, tested first). Other kernels answer -EINVAL: the number is unknown to "
+        "them, or means KVM_CAP_PRE_FAULT_MEMORY, which is not enabled.",
+        "v1 of the series that became a364c014a2c1: arch/x86/kvm/x86.c kvm_vm_ioctl_enable_cap(); include/uapi/linux/kvm.h [6.12]",
     ),
     "D36": Rule(
         "stale slot copy (candidate H1)",
@@ -132,6 +145,55 @@ RULES: Final[dict[str, Rule]] = {
     ),
 }
 """Rules for findings, by catalogue row."""
+
+_V1: Final = f"v1 of the series that became a364c014a2c1: {_PT} kvm_page_track_write_tracking_enabled(), kvm_page_track_register_notifier()"
+_V2: Final = f"v2 of the series that became a364c014a2c1: {_PT} kvm_page_track_write_tracking_enable()"
+
+VARIANTS: Final[dict[tuple[str, str], Rule]] = {
+    ("D1", "v1"): Rule(
+        "write tracking that a VM opted out of",
+        "Under v1 a VM that opted out allocates write tracking for shadow paging only; one that did not is eager.",
+        _V1,
+    ),
+    ("D2", "v1"): Rule(
+        "registration after the opt-out",
+        "Under v1 a VM that opted out has no external write tracking at all: kvm_page_track_register_notifier() is -EINVAL, after the "
+        "check of the mm, so that a vGPU can not be opened. Eager and on-demand register it.",
+        _V1,
+    ),
+    ("D5", "v2"): Rule(
+        "allocation moved to the first shadow root",
+        "Under v2 the first shadow root enables write tracking as a registration does: all arrays, then the one flag, then the rmaps. A "
+        "registration after it finds the flag set and allocates nothing.",
+        f"{_V2}; arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc()",
+    ),
+    ("D8", "v2"): Rule(
+        "first registration that runs out of memory",
+        "As under on-demand, what was made stays, no node is linked and no flag is set; v2 takes its reference to the VM before and drops "
+        "it again.",
+        _V2,
+    ),
+    ("D9", "v2"): Rule(
+        "first shadow root that runs out of memory",
+        "Under v2 a first shadow root makes the write tracking of all memslots, and sets the flag, before any rmap: when an rmap can not be "
+        "had all of it is there and stays, while on-demand has that of the memslots before the failing one.",
+        f"{_V2}; arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc()",
+    ),
+    ("D10", "v2"): Rule(
+        "memslot created after a failed registration or shadow root",
+        "Under v2 a first shadow root that fails at an rmap has set the flag, so a new memslot gets write tracking; under on-demand, and "
+        "when write tracking itself failed, it does not.",
+        _V2,
+    ),
+}
+"""Rules that stand for a row when one of the lanes has the policy."""
+
+BOUND: Final = Rule(
+    "write tracking beyond what was needed",
+    "The ideal lane is no kernel: it makes an array when the first gfn of a memslot is tracked. What the other lane has longer than that, "
+    "or has at all, is what its policy costs in this recording. Results are not compared with it.",
+    "none: a yardstick",
+)
 
 HOLDS_VM: Final = Rule(
     "notifier that outlives the VM's file descriptors",

@@ -142,6 +142,7 @@ class Comparison:
         return LaneReport(
             name=lane.name,
             policy=lane.policy.name,
+            kernel=lane.policy.kernel,
             factual=lane.factual,
             profile=tuple(Fact(name=name, value=value, assumed=name in assumed) for name, value in lane.profile.facts().items()),
             write_track=bytes_of(GFN_WRITE_TRACK, tallies[GFN_WRITE_TRACK]),
@@ -175,6 +176,7 @@ def _pair_report(pair: Pair) -> PairReport:
     return PairReport(
         reference=pair.reference.name,
         other=pair.other.name,
+        bound=pair.bound,
         strongest=strongest,
         ruled_out=", ".join(above),
         classes=counts,

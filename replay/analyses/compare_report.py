@@ -108,6 +108,9 @@ class LaneReport:
 
     name: str = text("name of the lane", length_max=128)
     policy: str = text("name of the policy", length_max=64)
+    kernel: bool = flag(
+        "some kernel or patch has this policy; else it is a yardstick: no result is held against it", default=True
+    )
     factual: bool = flag("policy and profile are the recorded kernel's own")
     profile: tuple[Fact, ...] = values("facts of the machine", Fact, length_max=64)
     write_track: Bytes = value("gfn_write_track", Bytes, default=bytes_of("gfn_write_track", Tally()))
@@ -126,6 +129,9 @@ class PairReport:
 
     reference: str = text("name of the reference lane", length_max=128)
     other: str = text("name of the other lane", length_max=128)
+    bound: bool = flag(
+        "one of the two is no kernel: bytes alone are compared, and the verdict rests on other pairs if there are any"
+    )
     strongest: str = text("strongest class found before any horizon, empty for none", length_max=32)
     ruled_out: str = text("stronger classes of which none was found, separated by a comma", default="", length_max=256)
     classes: tuple[ClassCount, ...] = values("findings by class, weakest first", ClassCount, length_max=16)

@@ -101,7 +101,8 @@ class Hazards:
         self._done: Done = {}
         self._new_api = all(lane.policy.register_checks_mm for lane in lanes)
         late = [_allocates_late(lane) for lane in lanes]
-        self._late = late.index(True) if late.count(True) == 1 else None
+        kernels = all(lane.policy.kernel for lane in lanes)
+        self._late = late.index(True) if kernels and late.count(True) == 1 else None
 
     def step(self, step: Step, index: int) -> None:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from replay.analyses.arrays import ArrayTracker, Surroundings
-from replay.analyses.catalogue import HOLDS_VM, RULES, UNEXPLAINED, Rule
+from replay.analyses.catalogue import BOUND, HOLDS_VM, RULES, UNEXPLAINED, VARIANTS, Rule
 from replay.analyses.context import Where, place_of, result_text, where
 from replay.analyses.findings import INVARIANT_BROKEN, LIFETIME_DIFFERS, RESULT_DIFFERS, STATE_DIFFERS, Finding, Side
 from replay.analyses.ledger import FINDINGS_KEPT, Entry, Ledger
@@ -11,15 +11,17 @@ from replay.analyses.refusals import Refusal, Refusals, refusal_row
 from replay.analyses.states import RESULT_ONLY, States
 from replay.engine.lane import Lane, results_agree
 from replay.engine.lockstep import RunStep, Step
-from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VmDestroy
+from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VmDestroy, VmEnableCap
 from replay.header import Header
 from replay.kvm.allocator import SLOT
 from replay.kvm.kernel_log import BUG, NO_ARRAY
 from replay.kvm.machine import Outcome
 from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
+from replay.kvm.run_outcome import RunOutcome
+from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING, KVM_X86_TDX_VM
 from replay.runs import QUERY, REMOVE, UNACCOUNT
-from replay.units import ENOMEM, ESRCH, PAGE_SIZE_BYTES, ret_text
+from replay.units import EINVAL, ENOMEM, EOPNOTSUPP, ESRCH, PAGE_SIZE_BYTES, ret_text
 
 _NEVER_ENABLED: Final = "not enabled, as nothing was registered and no shadow root was loaded"
 
@@ -32,6 +34,8 @@ class Pair:
         self._header = header
         self._names = (reference.name, other.name)
         self._profile_rule = _profile_rule(reference, other)
+        self.bound = not (reference.policy.kernel and other.policy.kernel)
+        """One of the two is no kernel: arrays alone are compared."""
         self._rows: dict[int, str] = {}  # VM -> catalogue row of what parted it
         self._horizon: int | None = None
         self.ledger = Ledger(self._limit, kept)
@@ -52,9 +56,11 @@ class Pair:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         a, b = step.outcomes[0], step.outcomes[index]
         at = where(self._header, step.event, step.number)
-        if a is not None and b is not None:
+        if a is not None and b is not None and not self.bound:
             self._results(at, step, a, b)
         self._arrays.step(at, a, b)
+        if self.bound:
+            return
         if a is not None and b is not None:
             if a.log != b.log:
                 self._logs(at, step, a.log, b.log)
@@ -67,6 +73,9 @@ class Pair:
         a, b = step.outcomes[0], step.outcomes[index]
         if a is b and not self._states.parted:
             return  # the lanes agree: one outcome for both
+        if self.bound:
+            self._run_arrays(step, a, b)
+            return
         if a.log != b.log:
             self._run_logs(step, dict(a.log), dict(b.log))
         if a.rets != b.rets or a.tracked_writes != b.tracked_writes:
@@ -88,9 +97,12 @@ class Pair:
 
     def _row_rule(self, row: str) -> tuple[str, Rule]:
         """Return the catalogue row that stands, and its rule: lanes that differ in more than the policy have no row."""
+        if self.bound:
+            return "", BOUND
         if self._profile_rule is not None and (not row or self._other_machine()):
             return "", self._profile_rule
-        return row, RULES.get(row, UNEXPLAINED)
+        variants = (VARIANTS.get((row, lane.policy.name)) for lane in (self.other, self.reference))
+        return row, next(filter(None, variants), RULES.get(row, UNEXPLAINED))
 
     def _other_machine(self) -> bool:
         """Tell whether the machines, and not the policies alone, decide when the lanes have write tracking enabled."""
@@ -155,11 +167,21 @@ class Pair:
             self._horizon = at.event
 
     def _result_row(self, at: Where, step: Step, a: Outcome, b: Outcome) -> str:
-        if self._states.parted_at(at.vm) is not None:
-            return self._parted_row(at.vm)
-        if isinstance(step.event, NotifierRegister) and -ESRCH in {a.ret, b.ret}:
-            return "D23"
+        if isinstance(step.event, VmEnableCap) and step.event.cap == KVM_CAP_PAGE_WRITE_TRACKING:
+            return "D33"
+        row = self._register_row(at, {a.ret, b.ret}) if isinstance(step.event, NotifierRegister) else ""
+        if row or self._states.parted_at(at.vm) is not None:
+            return row or self._parted_row(at.vm)
         return "D14" if "external page-track user" in a.why + b.why else ""
+
+    def _register_row(self, at: Where, rets: set[int | None]) -> str:
+        """Return the row of registrations that end differently: from another mm, after an opt-out, for a TD guest."""
+        vms = [lane.machine.vms.get(-1 if at.vm is None else at.vm) for lane in (self.reference, self.other)]
+        if -EINVAL in rets and any(vm is not None and vm.page_write_tracking_disabled for vm in vms):
+            return "D2"
+        if -EOPNOTSUPP in rets and any(vm is not None and vm.type == KVM_X86_TDX_VM for vm in vms):
+            return "D24"
+        return "D23" if -ESRCH in rets and self._states.parted_at(at.vm) is None else ""
 
     def _result_finding(self, at: Where, step: Step, sides: tuple[Side, ...], whys: tuple[str, str], row: str) -> Entry:
         parted = self._states.parted_at(at.vm)
@@ -236,6 +258,14 @@ class Pair:
             row, why = "D17", f"{drops[0]} has notifiers drop what they track before the change can fail"
             seen = "to the guest: writes to these gfns are no longer seen in one lane"
         return self._add(at, row, STATE_DIFFERS, sides, (cause, why), visible=seen)
+
+    def _run_arrays(self, step: RunStep, a: RunOutcome, b: RunOutcome) -> None:
+        """Take the arrays that a run made in a lane that is no kernel, each at the row that made it."""
+        made = [(one.event, index, one) for index, outcome in enumerate((a, b)) for one in outcome.taken]
+        for event, index, one in sorted(made, key=lambda each: each[:2]):
+            outcomes = [Outcome(), Outcome()]
+            outcomes[index].taken = [one]
+            self._arrays.step(self._row_place(step, event - step.first), *outcomes)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 

@@ -20,9 +20,15 @@ def conclude(draft: CompareReport) -> CompareReport:
 
     Cannot tell stands above divergence: what was found is true, but "nothing stronger" can not be claimed.
     """
-    found = [pair for pair in draft.pairs if pair.strongest or any(c.behind_horizon for c in pair.classes)]
+    pairs = judged_pairs(draft)
+    found = [pair for pair in pairs if pair.strongest or any(c.behind_horizon for c in pair.classes)]
     verdict = CANNOT_TELL if any(doubt.matters for doubt in draft.uncertainties) else DIVERGENCE if found else SAME
     return attrs.evolve(draft, verdict=verdict, sentence=" ".join(_sentences(draft, found)))
+
+
+def judged_pairs(report: CompareReport) -> list[PairReport]:
+    """Return the pairs that the verdict rests on: those of two kernels, all when there are none."""
+    return [pair for pair in report.pairs if not pair.bound] or list(report.pairs)
 
 
 def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
@@ -31,9 +37,11 @@ def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
     if doubts:
         lines.append(_doubt_sentence(doubts))
     by_name = {lane.name: lane for lane in draft.lanes}
-    lines.extend(_pair_sentence(pair, by_name) for pair in found)
+    lines.extend(_pair_sentences(found, by_name))
     if not found and draft.pairs:
         lines.append(_same_sentence(draft))
+    bounds = [lane for lane in draft.lanes if not lane.kernel]
+    lines.extend(f"{lane.name}, which is no kernel, needs at most {_charged(lane)}." for lane in bounds)
     return lines
 
 
@@ -44,6 +52,18 @@ def _doubt_sentence(doubts: list[Uncertainty]) -> str:
     if all(doubt.affects == SHADOW_PAGES for doubt in doubts):
         sentence += "; only shadow pages and their counts are concerned: results of memslot calls and bytes of their arrays hold"
     return sentence + "."
+
+
+_OTHER: Final = "\0"
+
+
+def _pair_sentences(pairs: list[PairReport], lanes: dict[str, LaneReport]) -> list[str]:
+    """Return a sentence for each pair; pairs of which the same is to be said share one."""
+    others: dict[str, list[str]] = {}
+    for pair in pairs:
+        named = lanes | {_OTHER: attrs.evolve(lanes[pair.other], name=_OTHER)}
+        others.setdefault(_pair_sentence(attrs.evolve(pair, other=_OTHER), named), []).append(pair.other)
+    return [sentence.replace(_OTHER, "/".join(names)) for sentence, names in others.items()]
 
 
 def _pair_sentence(pair: PairReport, lanes: dict[str, LaneReport]) -> str:
@@ -68,9 +88,14 @@ def _saving(reference: LaneReport, other: LaneReport) -> str:
     )
 
 
+def _charged(lane: LaneReport) -> str:
+    return bytes_text(lane.write_track.charged_peak_bytes)
+
+
 def _same_sentence(draft: CompareReport) -> str:
-    names = " and ".join(lane.name for lane in draft.lanes) if len(draft.lanes) < 3 else f"all {len(draft.lanes)} lanes"
+    lanes = [lane for lane in draft.lanes if lane.kernel] or list(draft.lanes)
+    names = " and ".join(lane.name for lane in lanes) if len(lanes) < 3 else f"all {len(lanes)} lanes"
     reasons = [_REASONS[agreement.catalogue] for agreement in draft.agreements if agreement.catalogue in _REASONS]
-    if not reasons and all(not lane.write_track.allocations for lane in draft.lanes):
+    if not reasons and all(not lane.write_track.allocations for lane in lanes):
         reasons = ["no memslot needed write tracking"]
     return f"No divergence between {names}" + (f": {'; '.join(reasons)}." if reasons else ".")

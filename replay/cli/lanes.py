@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from replay.cli.console import Console
     from replay.engine.lane import Lane
     from replay.header import Header
 
@@ -14,7 +15,10 @@ def add_lanes(parser: argparse.ArgumentParser) -> None:
         "--lanes",
         default="eager,on-demand",
         metavar="LANE,LANE",
-        help="policies or releases to replay, the reference first: eager, on-demand, 6.8, 6.9@tdp=0 (default: eager,on-demand)",
+        help=(
+            "policies or releases to replay, the reference first: eager, on-demand, 6.8, 6.9@tdp=0; all for every policy "
+            "(default: eager,on-demand)"
+        ),
     )
     add_profile(parser)
 
@@ -29,10 +33,16 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def lanes_of(args: argparse.Namespace, header: "Header") -> "list[Lane]":
-    """Return the lanes that the options name. Raises ProfileError for what is no lane or no fact."""
-    from replay.engine.lanes import make_lanes
+def lanes_of(args: argparse.Namespace, header: "Header", console: "Console") -> "list[Lane]":
+    """Return the lanes that the options name; say which policies `all` has to leave out.
+
+    Raises ProfileError for what is no lane or no fact.
+    """
+    from replay.engine.lanes import left_out, make_lanes
     from replay.kvm.profile import parse_facts
 
     specs = [spec.strip() for spec in args.lanes.split(",") if spec.strip()]
-    return make_lanes(specs, header.machine, parse_facts(args.profile))
+    facts = parse_facts(args.profile)
+    for why in left_out(specs, header.machine, facts):
+        console.note(f"lane left out: {why}")
+    return make_lanes(specs, header.machine, facts)

@@ -28,6 +28,8 @@ def agree(a: Lane, b: Lane, number: int, *, spaces_matter: bool) -> bool:
     spaces_matter: external users named an address space other than 0. Cost: a microsecond a memslot, and what is touched of
     counters that are not shared.
     """
+    if a.policy.at_first_add or b.policy.at_first_add:
+        return False  # such a lane makes arrays within a run, which is not what others take over
     if a.left_out != b.left_out or a.machine.allocator.counters is not b.machine.allocator.counters:
         return False
     one, other = a.machine.vms.get(number), b.machine.vms.get(number)

@@ -128,6 +128,8 @@ class Lane:
             outcome = fold(self.machine, run, first)
         else:
             outcome = _renumbered(fold(self.machine, chosen_rows(run, rows), first), rows) if len(rows) else RunOutcome()
+            for made in outcome.taken:
+                made.event = first + rows[made.event - first]
         if vms is None:
             self.compare_results(run, outcome, first)
         return outcome
@@ -241,4 +243,5 @@ def _renumbered(outcome: RunOutcome, numbers: Sequence[int] | dict[int, int]) ->
         tracked_writes=[numbers[row] for row in outcome.tracked_writes],
         adds=outcome.adds,
         removes=outcome.removes,
+        taken=outcome.taken,
     )

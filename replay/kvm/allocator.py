@@ -29,6 +29,8 @@ SITE_LPAGE: Final = "kvm_arch_prepare_memory_region"
 SITE_WT_CREATE: Final = "kvm_page_track_create_memslot"
 SITE_WT_ROOT: Final = "kvm_page_track_write_tracking_alloc"
 SITE_WT_REGISTER: Final = "kvm_page_track_register_notifier"
+# No kernel does this: the policy ideal makes an array at the first add, out of nobody's memory, so that it can not fail.
+SITE_WT_ADD: Final = "first add (ideal)"
 
 
 @attrs.define(eq=False)
@@ -130,6 +132,11 @@ class Allocator:
     driver_counts: Table = attrs.field(factory=lambda: Table("I"), repr=False)
     """What is in the tables of external users; 2^32 outstanding adds of one gfn take hours of recording."""
 
+    @property
+    def explains_failures(self) -> bool:
+        """Whether the recording says which allocations fail, by injections or a limit of the memory cgroup."""
+        return bool(self.injections) or self.limit_pages is not None
+
     def begin(self, event: int) -> None:
         """Start a new event: forget the last one's effects."""
         self.event = event
@@ -146,13 +153,9 @@ class Allocator:
         return self._take(site, SLOT, slot_object_cost(), vm, slot, refuse=False)
 
     def _take(self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool) -> Allocation | None:
-        hit = [injection.hits(site, array, vm) for injection in self.injections]
-        over = self.limit_pages is not None and cost.pages > self.limit_pages
-        if refuse or over or any(hit) or (self.forced is not None and self.forced(site, array)):
+        if site != SITE_WT_ADD and (self._hit(site, array, vm) or refuse or not self._charge(cost)):
             self.refused.append((site, array, cost.nominal_bytes))
             return None
-        if self.limit_pages is not None:
-            self.limit_pages -= cost.pages
         self.number += 1
         made = Allocation(self.number, site, array, cost, vm, slot[0], slot[1], self.event)
         self.tallies[array].take(cost)
@@ -161,11 +164,25 @@ class Allocator:
         self.taken.append(made)
         return made
 
+    def _hit(self, site: str, array: str, vm: int) -> bool:
+        """Let every injection count the allocation; tell whether one of them, or the lane, makes it fail."""
+        hits = [injection.hits(site, array, vm) for injection in self.injections]
+        return any(hits) or (self.forced is not None and self.forced(site, array))
+
+    def _charge(self, cost: Cost) -> bool:
+        """Charge the memory cgroup; False when its limit is reached."""
+        if self.limit_pages is None:
+            return True
+        if cost.pages > self.limit_pages:
+            return False
+        self.limit_pages -= cost.pages
+        return True
+
     def free(self, allocation: Allocation | None) -> None:
         """Give memory back; None is allowed, as kvfree() and kfree() allow NULL."""
         if allocation is None:
             return
-        if self.limit_pages is not None:
+        if self.limit_pages is not None and allocation.site != SITE_WT_ADD:
             self.limit_pages += allocation.cost.pages
         self.tallies[allocation.array].give_back(allocation.cost)
         if allocation.array == GFN_WRITE_TRACK:

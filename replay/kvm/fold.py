@@ -43,11 +43,13 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
             fast.enter(machine.vm(number))
         if kind >= ACCOUNT and fast.account(as_id, gfn, level, 1 if kind == ACCOUNT else -1):
             continue
+        machine.allocator.event = first + row
         _ROWS[kind](fast.vm, row, as_id, gfn, level, outcome)
         if log.new:
             outcome.log.extend((row, reason) for reason in log.new)
             log.new = []
             fast.enter(fast.vm)
+    outcome.taken = machine.allocator.taken
     count_changes(run, outcome)
     return outcome
 

@@ -43,10 +43,18 @@ class _Scene:
         self.pasts = [(vm, slots, known[vm.number]) for vm, slots in vms if vm.number in known]
 
 
+def _waits(vm: Vm, slot: Memslot) -> bool:
+    """Tell whether a slot may be without its array though write tracking is enabled, or have it though not.
+
+    ideal: until the first add. v1: its opt-out looks at address space 0 only, so that slots of the other one can slip through.
+    """
+    return vm.policy.at_first_add or (vm.policy.opt_out and slot.as_id > 0)
+
+
 def _enabled_has_arrays(scene: _Scene) -> Iterator[str]:
     for vm, slot in scene.slots:
         array = slot.arch.gfn_write_track
-        if array is None and kvm_page_track_write_tracking_enabled(vm):
+        if array is None and kvm_page_track_write_tracking_enabled(vm) and not _waits(vm, slot):
             yield f"{_say(vm, slot)} has no gfn_write_track though write tracking is enabled"
         elif array is not None and array.cost.nominal_bytes != 2 * slot.npages:
             yield f"{_say(vm, slot)} has {array.cost.nominal_bytes} bytes of gfn_write_track for {slot.npages} pages"
@@ -67,10 +75,11 @@ def _registration_is_whole(scene: _Scene) -> Iterator[str]:
         if more_users != expected:
             yield f"{_say(vm)} users_count changed by {more_users} with {more_nodes} more nodes"
         newly = vm.external_write_tracking_enabled and not past.external_write_tracking_enabled
-        if newly and more_nodes <= 0:
+        if newly and more_nodes <= 0 and not vm.policy.root_enables:
             yield f"{_say(vm)} external_write_tracking_enabled was set without a new node"
     for vm, _slots in scene.vms:
-        if vm.policy.register_allocates and vm.nodes and not vm.external_write_tracking_enabled:
+        sets = vm.policy.has_ext_flag and not (vm.policy.root_enables and not vm.profile.tdp)
+        if sets and vm.nodes and not vm.external_write_tracking_enabled:
             yield f"{_say(vm)} has a node but external_write_tracking_enabled is false"
 
 
@@ -155,14 +164,15 @@ def _failure_keeps_arrays(scene: _Scene) -> Iterator[str]:
 
 def _no_more_than_eager(scene: _Scene) -> Iterator[str]:
     for vm, slots in scene.vms:
+        waits = any(_waits(vm, slot) for slot in slots)
         arrays = [slot.arch.gfn_write_track for slot in slots]
         held = sum(array.cost.nominal_bytes for array in arrays if array is not None)
         eager = sum(2 * slot.npages for slot in slots)
         enabled = kvm_page_track_write_tracking_enabled(vm)
-        if held > eager or (enabled and held != eager):
+        if held > eager or (enabled and held != eager and not waits):
             yield f"{_say(vm)} has {held} bytes of write tracking, eager allocation has {eager}"
         refused = scene.machine.allocator.refused or (scene.past is not None and scene.past.refused)
-        if held and not enabled and scene.past is not None and not refused:
+        if held and not enabled and scene.past is not None and not refused and not waits:
             yield f"{_say(vm)} has {held} bytes of write tracking that nothing asked for"
 
 

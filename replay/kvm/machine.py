@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 
-from replay.errors import EventError
+from replay.errors import EventError, ProfileError
 from replay.events import (
     AllocFail,
     DirtyLogClear,
@@ -51,10 +51,12 @@ from replay.kvm.kernel_log import GONE, KernelLog
 from replay.kvm.memory_region import NOT_THERE, Request
 from replay.kvm.mmu import mmu_first_shadow_root_alloc
 from replay.kvm.page_track import kvm_page_track_register_notifier, kvm_page_track_unregister_notifier
-from replay.kvm.policies import Policy
+from replay.kvm.policies import Policy, unbuildable
 from replay.kvm.profile import Profile
 from replay.kvm.set_memslot import kvm_free_memslot, kvm_set_memory_region
+from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING
 from replay.kvm.vm import Vm
+from replay.kvm.write_tracking_cap import why_refused
 from replay.units import EIO, ENOMEM, ENOTTY
 
 UNSEEN: Final = "delete of a memslot from before the recording"
@@ -82,6 +84,12 @@ class Machine:
     """All VMs of one lane: one policy under one profile. Source: the rows of `_STEPS`."""
 
     def __init__(self, policy: Policy, profile: Profile) -> None:
+        """Start without VMs. Raises ProfileError when no kernel of this policy can be built under the profile's configuration."""
+        why = unbuildable(policy, config=profile.config_external_write_tracking)
+        if why:
+            raise ProfileError(
+                why, expected="config=y", advice=f"leave the lane out, or add @config=y to it: {policy.name}@config=y"
+            )
         self.policy = policy
         self.profile = profile
         self.allocator = Allocator(total_ram_pages=profile.total_ram_pages)
@@ -194,6 +202,13 @@ def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
         outcome.ret, outcome.why = 0, UNSEEN
 
 
+def _vm_enable_cap(machine: Machine, event: VmEnableCap, outcome: Outcome) -> None:
+    vm = machine.vm(event.vm)
+    outcome.ret = kvm_vm_ioctl_enable_cap(vm, event)
+    if event.cap == KVM_CAP_PAGE_WRITE_TRACKING and outcome.ret < 0:
+        outcome.why = why_refused(vm, event)
+
+
 def _tss_set(machine: Machine, event: TssSet, outcome: Outcome) -> None:
     vm = machine.vm(event.vm)
     gone = dead(vm, foreign_mm=event.foreign_mm)
@@ -260,7 +275,7 @@ _STEPS: Final[dict[type[Event], Callable[[Machine, Any, Outcome], None]]] = {
     VmCreate: _vm_create,
     VmAttach: _vm_attach,
     VmDestroy: _vm_destroy,
-    VmEnableCap: _call(kvm_vm_ioctl_enable_cap),
+    VmEnableCap: _vm_enable_cap,
     VcpuCreate: _call(kvm_vm_ioctl_create_vcpu),
     IrqchipCreate: _irqchip_create,
     MemslotSet: _memslot_set,

@@ -90,17 +90,39 @@ def valid_flags(request: Request) -> int:
     return valid if protected else valid | KVM_MEM_READONLY
 
 
+def user_ptr_end(release: Release, *, la57: bool) -> int:
+    """Return the largest end of a user buffer that __access_ok() lets through, from 6.4 on.
+
+    Only the sign is tested at first (6014bc27561f, 6.4): non-canonical addresses pass. 86e6b1547b3d (6.12, 6.11.6) compares with
+    USER_PTR_MAX, TASK_SIZE_MAX - 1, so that a buffer may not end where user memory ends; 573f45a9f9a4 (6.13, 6.12.2, 6.11.11)
+    corrects that to TASK_SIZE_MAX. Source: arch/x86/include/asm/uaccess_64.h __access_ok(), arch/x86/kernel/cpu/common.c.
+    """
+    if not release.at_least(6, 11, 6):
+        return (1 << 63) - 1
+    eleven = (release.major, release.minor) == (6, 11)
+    corrected = release.at_least(6, 11, 11) if eleven else release.at_least(6, 12, 2)
+    return task_size_max(la57=la57) - (0 if corrected else 1)
+
+
+def task_size_max(*, la57: bool) -> int:
+    """Return TASK_SIZE_MAX: 2^47 less a page, 2^56 less a page with five-level paging.
+
+    Source: arch/x86/include/asm/page_64.h task_size_max() [6.12]; TASK_SIZE_MAX [6.1].
+    """
+    return (1 << (56 if la57 else 47)) - PAGE_SIZE_BYTES
+
+
 def access_ok(request: Request) -> bool:
     """Tell whether the hva range may be user memory.
 
-    Source: include/asm-generic/access_ok.h [6.1]: size <= limit and start <= limit - size;
-    arch/x86/include/asm/uaccess_64.h __access_ok() [6.12]: start + size <= USER_PTR_MAX without wrap. Both limits are
-    TASK_SIZE_MAX: 2^47 less a page, 2^56 less a page with five-level paging.
+    Source: include/asm-generic/access_ok.h [6.1]: size <= TASK_SIZE_MAX and start <= TASK_SIZE_MAX - size;
+    arch/x86/include/asm/uaccess_64.h __access_ok() [6.4 and later]: start + size does not wrap, and see user_ptr_end().
     """
-    limit = (1 << (56 if request.vm.profile.la57 else 47)) - PAGE_SIZE_BYTES
+    la57 = request.vm.profile.la57
     end = (request.userspace_addr + request.memory_size) & U64_MAX
     if request.release.at_least(6, 4):
-        return request.userspace_addr <= end <= limit
+        return request.userspace_addr <= end <= user_ptr_end(request.release, la57=la57)
+    limit = task_size_max(la57=la57)
     return request.memory_size <= limit and request.userspace_addr <= limit - request.memory_size
 
 

@@ -8,6 +8,7 @@ from replay.kvm.kernel_log import NO_SLOT
 from replay.kvm.memslot import KVM_NR_PAGE_SIZES, Memslot, lpages
 from replay.kvm.page_track import (
     kvm_page_track_create_memslot,
+    kvm_page_track_write_tracking_enable,
     kvm_page_track_write_tracking_enabled,
     kvm_write_track_gfn,
     write_tracking_alloc,
@@ -81,17 +82,27 @@ def kvm_arch_free_memslot(allocator: Allocator, slot: Memslot) -> None:
 def mmu_first_shadow_root_alloc(vm: Vm) -> int:
     """Allocate rmaps and write tracking for all slots before the first shadow root; 0 or -ENOMEM.
 
-    A failure keeps what earlier slots got and sets no flag; the next root goes on there.
-    Source: arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc() [6.1, 6.12].
+    A failure keeps what earlier slots got and sets no flag of a shadow root; the next root goes on there.
+    Source: arch/x86/kvm/mmu/mmu.c mmu_first_shadow_root_alloc() [6.1, 6.12; v2 of the series: all write tracking and its flag
+    before the first rmap].
     """
     if vm.shadow_root_allocated:
         return 0
+    if vm.policy.root_enables:
+        ret = kvm_page_track_write_tracking_enable(vm, SITE_WT_ROOT)
+        if ret:
+            return ret
     if not (vm.have_rmaps() and kvm_page_track_write_tracking_enabled(vm)):
         for slot in vm.slots():
-            if not memslot_rmap_alloc(vm, slot) or not write_tracking_alloc(vm, slot, SITE_WT_ROOT):
+            if not memslot_rmap_alloc(vm, slot) or not _write_tracking_of_root(vm, slot):
                 return -ENOMEM
     vm.shadow_root_allocated = True
     return 0
+
+
+def _write_tracking_of_root(vm: Vm, slot: Memslot) -> bool:
+    """Allocate a slot's write tracking for shadow paging, unless its policy waits for the first add."""
+    return vm.policy.at_first_add or write_tracking_alloc(vm, slot, SITE_WT_ROOT)
 
 
 def account_shadowed(vm: Vm, as_id: int, gfn: int, level: int, delta: int) -> None:

@@ -4,7 +4,7 @@ Functions carry the kernel's names and ask the policy row where kernels differ.
 Source: arch/x86/kvm/mmu/page_track.c [6.1.192 for 5.16-6.5; 6.8 text for 6.6-6.8; 6.12.117 for 6.9 and later].
 """
 
-from replay.kvm.allocator import GFN_WRITE_TRACK, SITE_WT_CREATE, SITE_WT_REGISTER
+from replay.kvm.allocator import GFN_WRITE_TRACK, SITE_WT_ADD, SITE_WT_CREATE, SITE_WT_REGISTER
 from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, OVERFLOW, UNDERFLOW, KernelLog
 from replay.kvm.memslot import Memslot
@@ -19,7 +19,8 @@ def kvm_page_track_write_tracking_enabled(vm: Vm) -> bool:
     Source: page_track.c kvm_page_track_write_tracking_enabled(): external term, or shadow root, or not tdp.
     """
     profile = vm.profile
-    external = vm.policy.external_term(profile.config_external_write_tracking, vm.external_write_tracking_enabled)
+    flags = vm.external_write_tracking_enabled, vm.page_write_tracking_disabled
+    external = vm.policy.external_term(profile.config_external_write_tracking, *flags)
     return external or vm.shadow_root_allocated or not profile.tdp
 
 
@@ -35,7 +36,7 @@ def write_tracking_alloc(vm: Vm, slot: Memslot, site: str) -> bool:
 
 def kvm_page_track_create_memslot(vm: Vm, slot: Memslot) -> bool:
     """Allocate the array of a new or moved slot if tracking is enabled; False is -ENOMEM. Source: page_track.c."""
-    if not kvm_page_track_write_tracking_enabled(vm):
+    if vm.policy.at_first_add or not kvm_page_track_write_tracking_enabled(vm):
         return True
     return write_tracking_alloc(vm, slot, SITE_WT_CREATE)
 
@@ -63,8 +64,13 @@ def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
         else:
             vm.log.add(DISABLED)
         return
+    if vm.policy.at_first_add and delta > 0:
+        write_tracking_alloc(vm, slot, SITE_WT_ADD)
+    if slot.arch.gfn_write_track is None and vm.policy.at_first_add:
+        vm.log.add(UNDERFLOW)
+        return
     if slot.arch.gfn_write_track is None:
-        # No kernel tests for NULL here: this would be a NULL dereference (hazard H1 of the on-demand policy).
+        # No kernel tests for NULL here: this would be a NULL dereference (hazard H1 of on-demand; address space 1 of v1).
         vm.log.add(NO_ARRAY)
         return
     update_gfn_write_track(slot, gfn, delta, vm.log)
@@ -138,29 +144,56 @@ def kvm_enable_external_write_tracking(vm: Vm) -> int:
         return 0
     if vm.type == KVM_X86_TDX_VM and vm.profile.release.at_least(6, 16):
         return -EOPNOTSUPP
-    if not kvm_page_track_write_tracking_enabled(vm):
-        for slot in vm.slots():
-            if not write_tracking_alloc(vm, slot, SITE_WT_REGISTER):
-                return -ENOMEM
+    if not vm.policy.at_first_add and not kvm_page_track_write_tracking_enabled(vm) and not _alloc_all(vm, SITE_WT_REGISTER):
+        return -ENOMEM
     vm.external_write_tracking_enabled = True
     return 0
 
 
-def kvm_page_track_register_notifier(vm: Vm, node: int, *, foreign_mm: bool, null_kvm: bool) -> int:
-    """Link an external user's node; 0, -ESRCH, -ENOMEM, or -EOPNOTSUPP where it is not compiled in or the guest is a TD.
+def kvm_page_track_write_tracking_enable(vm: Vm, site: str) -> int:
+    """Allocate the arrays of all slots and set the one flag; 0 or -ENOMEM, keeping what was allocated.
 
-    Source: page_track.c [6.1: void, cannot fail, no check of mm; 6.6: ESRCH and a reference to the VM; 6.9: allocates first].
+    Where write tracking is enabled without the flag, by tdp=0, the flag stays as it is.
+    Source: page_track.c kvm_page_track_write_tracking_enable() [v2 of the series].
+    """
+    if kvm_page_track_write_tracking_enabled(vm):
+        return 0
+    if not _alloc_all(vm, site):
+        return -ENOMEM
+    vm.external_write_tracking_enabled = True
+    return 0
+
+
+def _alloc_all(vm: Vm, site: str) -> bool:
+    return all(write_tracking_alloc(vm, slot, site) for slot in vm.slots())
+
+
+def _enable(vm: Vm) -> int:
+    """Do what a registration does about arrays and flags under the VM's policy."""
+    if vm.policy.root_enables:
+        return kvm_page_track_write_tracking_enable(vm, SITE_WT_REGISTER)
+    return kvm_enable_external_write_tracking(vm) if vm.policy.has_ext_flag else 0
+
+
+def kvm_page_track_register_notifier(vm: Vm, node: int, *, foreign_mm: bool, null_kvm: bool) -> int:
+    """Link an external user's node; 0, -ESRCH, -ENOMEM, -EINVAL after an opt-out, or -EOPNOTSUPP.
+
+    -EOPNOTSUPP: it is not compiled in, or the guest is a TD.
+    Source: page_track.c [6.1: void, cannot fail, no check of mm; 6.6: ESRCH and a reference to the VM; v1 of the series: EINVAL
+    next; v2: takes the reference, allocates, drops it on failure; 6.9: allocates first].
     """
     if not has_external_api(vm):
         return -EOPNOTSUPP
     if vm.policy.register_checks_mm and (null_kvm or foreign_mm):
         return -ESRCH
-    if vm.policy.register_allocates:
-        ret = kvm_enable_external_write_tracking(vm)
-        if ret:
-            return ret
-    if vm.policy.register_checks_mm:
-        vm.users_count += 1
+    if vm.page_write_tracking_disabled:
+        return -EINVAL
+    vm.users_count += vm.policy.reference_first
+    ret = _enable(vm)
+    if ret:
+        vm.users_count -= vm.policy.reference_first
+        return ret
+    vm.users_count += vm.policy.register_checks_mm and not vm.policy.reference_first
     vm.nodes.insert(0, node)
     return 0
 

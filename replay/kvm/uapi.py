@@ -32,6 +32,9 @@ KVM_CAP_DIRTY_LOG_RING: Final = 192
 KVM_CAP_DISABLE_QUIRKS2: Final = 213
 KVM_CAP_DIRTY_LOG_RING_ACQ_REL: Final = 223
 KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP: Final = 225
+# One number for two capabilities: v1 of the on-demand series took it for the opt-out of write tracking, mainline took it for
+# KVM_CAP_PRE_FAULT_MEMORY in 6.11 (include/uapi/linux/kvm.h [6.12]). The policy says which one it is, the number never does.
+KVM_CAP_PAGE_WRITE_TRACKING: Final = 236
 
 KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: Final = 1 << 0
 KVM_DIRTY_LOG_INITIALLY_SET: Final = 1 << 1

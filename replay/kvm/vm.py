@@ -43,6 +43,8 @@ class Vm:
     spaces: list[Memslots] = attrs.field(init=False)
     shadow_root_allocated: bool = False
     external_write_tracking_enabled: bool = False
+    page_write_tracking_disabled: bool = False
+    """The VM's opt-out, which only v1 of the patch has."""
     vm_bugged: bool = False
     nr_memslot_pages: int = 0
     indirect_shadow_pages: int = 0

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport
+from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport, PairReport
 from replay.analyses.findings import Uncertainty
+from replay.analyses.verdict import judged_pairs
 from replay.report.columns import columns
-from replay.report.finding_text import FINDINGS_SHOWN, agreements_text, pair_text, wrapped
+from replay.report.finding_text import FINDINGS_SHOWN, agreements_text, findings_key, pair_text, wrapped
 from replay.report.paint import Paint
 from replay.report.plain import printable
 from replay.units import bytes_text
@@ -23,11 +24,17 @@ def compare_text(report: CompareReport, paint: Paint | None = None) -> Iterator[
     vms = f"{report.vms:,} VM{'s' if report.vms != 1 else ''}"
     yield f"  recording: {printable(report.title) or 'untitled'}; {report.events:,} events, {vms}"
     yield from _block(_doubts(report), paint)
-    for pair in report.pairs:
-        yield from pair_text(pair, paint)
+    for index, pair in enumerate(report.pairs):
+        yield from pair_text(pair, paint, like=_like(pair, report.pairs[:index]))
     yield from agreements_text(report.agreements, paint)
     for block in (_bytes(report), _exposure(report), _lanes(report), _shown(report), _notes(report)):
         yield from _block(block, paint)
+
+
+def _like(pair: PairReport, before: Sequence[PairReport]) -> str:
+    """Return the other lane of an earlier pair with the same findings, "" for none: they need not be said twice."""
+    mine = findings_key(pair)
+    return next((one.other for one in before if mine and findings_key(one) == mine), "")
 
 
 def _block(lines: list[str], paint: Paint) -> Iterator[str]:
@@ -39,7 +46,7 @@ def _block(lines: list[str], paint: Paint) -> Iterator[str]:
 
 
 def _strongest(report: CompareReport) -> str:
-    classes = [pair.strongest for pair in report.pairs if pair.strongest] if report.verdict == DIVERGENCE else []
+    classes = [pair.strongest for pair in judged_pairs(report) if pair.strongest] if report.verdict == DIVERGENCE else []
     return f", {', '.join(dict.fromkeys(classes))}" if classes else ""
 
 
@@ -117,6 +124,8 @@ def _lanes(report: CompareReport) -> list[str]:
 
 
 def _results(lane: LaneReport) -> str:
+    if not lane.kernel:
+        return "no kernel, held against nothing"
     kind = "factual" if lane.factual else "counterfactual"
     if not lane.checked:
         return f"{kind}, none to hold against"

@@ -24,8 +24,18 @@ def wrapped(sentence: str, indent: str) -> list[str]:
     return wrap(printable(sentence), WIDTH, initial_indent=indent, subsequent_indent=blank, break_on_hyphens=False)
 
 
-def pair_text(pair: PairReport, paint: Paint) -> Iterator[str]:
-    """Yield the lines of one pair of lanes."""
+def findings_key(pair: PairReport) -> tuple[object, ...]:
+    """Return what is said of a pair's findings but for the name of its other lane: equal for pairs that read alike."""
+    fields = ("event", "divergence", "title", "vm", "as_id", "slot", "gfn", "behind_horizon", "nominal_bytes", "charged_bytes")
+    fields += ("visible_event", "converged_event")
+    return tuple(
+        (*(getattr(finding, name) for name in fields), *((side.ret, side.event, side.site) for side in finding.sides))
+        for finding in pair.findings
+    )
+
+
+def pair_text(pair: PairReport, paint: Paint, *, like: str = "") -> Iterator[str]:
+    """Yield the lines of one pair of lanes. like: other lane of a pair above that has the same findings, "" for none."""
     yield ""
     yield paint("bold", f"{pair.other} against {pair.reference}")
     if not pair.classes:
@@ -34,8 +44,11 @@ def pair_text(pair: PairReport, paint: Paint) -> Iterator[str]:
     for count in pair.classes:
         behind = f", {count.behind_horizon:,} more behind the horizon" if count.behind_horizon else ""
         yield f"  {count.divergence}: {count.count:,}{behind} ({MEANINGS[count.divergence]})"
-    if pair.ruled_out:
+    if pair.ruled_out and not pair.bound:
         yield from wrapped(f"none of {pair.ruled_out}", "  ")
+    if like:
+        yield f"  the same findings as those of {like}, above"
+        return
     said: dict[str, None] = {}
     for _rank_of_group, group in groupby(sorted(pair.findings, key=_rank), key=_rank):
         yield from _group(list(group), said, paint)

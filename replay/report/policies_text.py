@@ -16,12 +16,26 @@ def policies_text(report: PoliciesReport, paint: Paint | None = None) -> Iterato
         checks = "-ESRCH from another mm, holds the VM" if policy.register_checks_mm else "no check of the mm"
         for name, words in (
             ("kernels", policy.kernels),
+            ("CONFIG_KVM_EXTERNAL_WRITE_TRACKING", policy.config),
             ("write tracking is enabled when", policy.enabled_when),
             ("first registration", f"{registers}; {checks}"),
             ("MOVE with a notifier", policy.move_with_notifier),
             ("add or remove while not enabled", policy.tracking_when_disabled),
+            ("note", policy.note),
             ("source", policy.source),
+            ("catalogue", policy.catalogue),
         ):
-            yield from wrap(f"{name}: {words}", 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+            if words:
+                yield from _line(f"{name}: {words}")
         yield ""
-    yield "--lanes also takes `eager` (the flavour that fits the release) and kernel releases such as 6.8."
+    yield paint("bold", "decided by the release, under any policy")
+    for axis in report.releases:
+        yield from _line(f"{axis.title}: {axis.kernels} (catalogue {axis.catalogue})")
+        yield from _line(f"  source: {axis.source}")
+    yield ""
+    yield "--lanes also takes `eager` (the flavour that fits the release), kernel releases such as 6.8, and `all`: each of these."
+
+
+def _line(words: str) -> list[str]:
+    indent = " " * (len(words) - len(words.lstrip()))
+    return wrap(words, 110, initial_indent="  ", subsequent_indent=f"    {indent}", break_on_hyphens=False)

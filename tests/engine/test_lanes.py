@@ -5,7 +5,7 @@ import re
 import pytest
 from lane_samples import lane, machine
 
-from replay.engine.lanes import DEFAULT_LANES, make_lanes
+from replay.engine.lanes import DEFAULT_LANES, left_out, make_lanes
 from replay.errors import ProfileError
 from replay.header import Machine
 from replay.kvm.release import Release
@@ -21,6 +21,11 @@ class TestGrammar:
             ("eager-5.16", "eager-5.16", {}),
             ("eager-6.6", "eager-6.6", {}),
             ("on-demand", "on-demand", {}),
+            ("always", "always", {}),
+            ("v1", "v1", {}),
+            ("v2", "v2", {}),
+            ("ideal", "ideal", {}),
+            ("5.10.200", "always", {"release": Release(5, 10, 200)}),
             ("6.5", "eager-5.16", {"release": Release(6, 5)}),
             ("6.8.12", "eager-6.6", {"release": Release(6, 8, 12)}),
             ("6.9", "on-demand", {"release": Release(6, 9)}),
@@ -48,8 +53,38 @@ class TestGrammar:
         assert DEFAULT_LANES == ("eager", "on-demand")
 
     @pytest.mark.parametrize(
+        ("release", "eager", "other"), [("6.12.117", "eager-6.6", "eager-5.16"), ("6.1", "eager-5.16", "eager-6.6")]
+    )
+    def test_all(self, release: str, eager: str, other: str) -> None:
+        """The word all stands for every policy, eager and on-demand first, with the same facts behind its @."""
+        names = ["eager", "on-demand", "always", other, "v1", "v2", "ideal"]
+        lanes = make_lanes(["all"], machine(release))
+        assert [one.name for one in lanes] == names
+        assert lanes[0].policy.name == eager
+        assert len({one.policy.name for one in lanes}) == 7
+        changed = make_lanes(["all@tdp=0"], machine(release))
+        assert [one.name for one in changed] == [f"{name}@tdp=0" for name in names]
+        assert [one.profile.tdp for one in changed] == [False] * 7
+        assert [one.name for one in make_lanes(["6.18", "all"], machine(release))] == ["6.18", *names]
+
+    def test_what_can_not_be_built(self) -> None:
+        """Without the option all leaves v2 out and says why; a lane that names it is refused with the same reason."""
+        option_off = machine("6.12.117", config_external_write_tracking=False)
+        assert len(make_lanes(["all"], option_off)) == 6
+        (why,) = left_out(["all", "eager"], option_off)
+        assert why.startswith("v2 does not link")
+        assert left_out(["all", "eager"], machine("6.12.117")) == left_out(["eager"], option_off) == []
+        for spec in ("v2", "v2@config=n"):
+            with pytest.raises(ProfileError, match="v2 does not link") as error:
+                make_lanes([spec], option_off)
+            assert "v2@config=y" in str(error.value)
+        assert make_lanes(["v2@config=y"], option_off)[0].policy.name == "v2"
+        assert left_out(["all"], machine("6.12.117"), {"config_external_write_tracking": False}) == [why]
+
+    @pytest.mark.parametrize(
         ("specs", "found"),
         [
+            (["all", "ideal"], "named twice"),
             ([], "no lane is named"),
             (["eager", "eager"], "named twice"),
             (["eagre"], "'eagre' is not a policy"),

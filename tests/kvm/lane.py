@@ -18,6 +18,7 @@ from replay.events import (
     VcpuCreate,
     VmCreate,
     VmDestroy,
+    VmEnableCap,
     WriteTrackAdd,
     WriteTrackQuery,
     WriteTrackRemove,
@@ -39,6 +40,8 @@ from replay.units import AsId, Gfn, Gpa, Hva
 P = 4096
 EAGER_OLD, EAGER_NEW, LAZY = "eager-5.16", "eager-6.6", "on-demand"
 NAMES = (EAGER_OLD, EAGER_NEW, LAZY)
+ALWAYS, FIRST, SECOND, IDEAL = "always", "v1", "v2", "ideal"
+ZOO = (ALWAYS, EAGER_OLD, EAGER_NEW, FIRST, SECOND, LAZY, IDEAL)
 BY_NAME: dict[str, Policy] = {policy.name: policy for policy in POLICIES}
 
 
@@ -147,6 +150,10 @@ class Lane:
     def root(self) -> int | None:
         """Load a shadow root."""
         return self.do(ShadowRootAlloc(vm=0)).ret
+
+    def opt(self, *args: int, flags: int = 0, **more: Any) -> int | None:
+        """Set the opt-out of write tracking, number 236: 0 out, 1 in."""
+        return self.do(VmEnableCap(vm=0, cap=236, args=args, flags=flags, **more)).ret
 
     def vcpu(self) -> int | None:
         """Create a vCPU."""

@@ -122,7 +122,7 @@ def view(machine: Machine) -> tuple[Any, ...]:
 def _vm(vm: Vm) -> tuple[Any, ...]:
     return (
         *(vm.number, vm.type, vm.shadow_root_allocated, vm.external_write_tracking_enabled, vm.vm_bugged),
-        *(vm.nr_memslot_pages, vm.indirect_shadow_pages, vm.users_count, vm.destroyed, vm.nodes),
+        *(vm.page_write_tracking_disabled, vm.nr_memslot_pages, vm.indirect_shadow_pages, vm.users_count, vm.destroyed, vm.nodes),
         *(vm.created_vcpus, vm.irqchip_in_kernel, vm.apic_access_memslot_enabled, vm.external_adds),
         [_space(space) for space in vm.spaces],
     )
@@ -153,7 +153,7 @@ def slow_view(slow: SlowWorld) -> tuple[Any, ...]:
 
 
 def _slow_vm(slow: SlowWorld, vm: Dict) -> tuple[Any, ...]:
-    names = ["number", "type", "shadow", "ext", "bugged", "pages", "indirect", "users", "destroyed", "nodes"]
+    names = ["number", "type", "shadow", "ext", "bugged", "disabled", "pages", "indirect", "users", "destroyed", "nodes"]
     names += ["vcpus", "irqchip", "apic", "table"]
     return *(vm[name] for name in names), [_slow_space(slow, vm, as_id) for as_id in range(vm["nas"])]
 

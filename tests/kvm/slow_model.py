@@ -19,6 +19,7 @@ from replay.events import (
     VcpuCreate,
     VmCreate,
     VmDestroy,
+    VmEnableCap,
     WriteTrackQuery,
 )
 from replay.events.write_track import GuestWrite, HotEvent, ShadowPageAccount, ShadowPageUnaccount, WriteTrackAdd
@@ -67,11 +68,13 @@ class SlowWorld(SlowSlots):
         if isinstance(event, NotifierUnregister):
             self.unregister(vm, event)
             return None
-        assert isinstance(event, MemslotSet | TssSet | VcpuCreate | IrqchipCreate | ShadowRootAlloc), event
+        assert isinstance(event, MemslotSet | TssSet | VcpuCreate | IrqchipCreate | ShadowRootAlloc | VmEnableCap), event
         if isinstance(event, MemslotSet):
             return self.set_user_region(vm, event)
         if event.foreign_mm or vm["bugged"]:
             return -5
+        if isinstance(event, VmEnableCap):
+            return self.enable_cap(vm, event)
         if isinstance(event, TssSet):
             return self.set_tss(vm, event.guest_phys_addr)
         if isinstance(event, VcpuCreate):
@@ -88,7 +91,16 @@ class SlowWorld(SlowSlots):
             nas = 1
         spaces = [{"active": 0, "gen": i, "sets": [[[] for _ in range(128)] for _ in range(2)]} for i in range(nas)]
         vm: Dict = {"number": number, "type": vm_type, "nas": nas, "spaces": spaces, "pages": 0, "indirect": 0}
-        vm |= {"shadow": False, "ext": False, "bugged": False, "nodes": [], "users": 1, "table": {}, "destroyed": False}
+        vm |= {
+            "shadow": False,
+            "ext": False,
+            "bugged": False,
+            "nodes": [],
+            "users": 1,
+            "table": {},
+            "destroyed": False,
+            "disabled": False,
+        }
         vm |= {"irqchip": False, "apic": False, "identity": False, "vcpus": 0}
         self.vms[number] = vm
 
@@ -104,18 +116,54 @@ class SlowWorld(SlowSlots):
             return -95
         if not self.old_api and (event.null_kvm or event.foreign_mm):
             return -3
-        if self.policy == "on-demand" and not vm["ext"]:
+        if vm["disabled"]:
+            return -22
+        if self.policy in {"on-demand", "ideal"} and not vm["ext"]:
             if vm["type"] == 5 and self.facts["release"] >= (6, 16, 0):
                 return -95
-            if not self.enabled(vm):
-                for as_id in range(vm["nas"]):
-                    for slot in self.walk(vm, as_id):
-                        if not self.alloc_tracking(vm, slot, "kvm_page_track_register_notifier"):
-                            return -12
+            if self.policy == "on-demand" and not self.enabled(vm) and not self.track_all(vm, "kvm_page_track_register_notifier"):
+                return -12
             vm["ext"] = True
+        if self.policy == "v2" and not self.one_flag(vm, "kvm_page_track_register_notifier"):
+            return -12
         if not self.old_api:
             vm["users"] += 1
         vm["nodes"].insert(0, event.node)
+        return 0
+
+    def track_all(self, vm: Dict, caller: str) -> bool:
+        """Allocate the counters of all slots, address space by address space; what was made before a failure stays."""
+        for as_id in range(vm["nas"]):
+            for slot in self.walk(vm, as_id):
+                if not self.alloc_tracking(vm, slot, caller):
+                    return False
+        return True
+
+    def one_flag(self, vm: Dict, caller: str) -> bool:
+        """Enable write tracking as the second version of the patch does: all counters, then the flag."""
+        if self.enabled(vm):
+            return True
+        if not self.track_all(vm, caller):
+            return False
+        vm["ext"] = True
+        return True
+
+    def enable_cap(self, vm: Dict, event: VmEnableCap) -> int:
+        """Answer KVM_ENABLE_CAP of number 236, the only one that streams have."""
+        assert event.cap == 236
+        if self.policy != "v1":
+            return -22
+        if event.flags:
+            return -22
+        value = event.args[0]
+        if value not in {0, 1}:
+            return -22
+        if value == 0 and (not self.facts["tdp"] or vm["shadow"]):
+            return -16
+        if self.facts["config_external_write_tracking"]:
+            if self.walk(vm, 0) or vm["nodes"]:
+                return -22
+            vm["disabled"] = value == 0
         return 0
 
     def unregister(self, vm: Dict, event: NotifierUnregister) -> None:
@@ -178,11 +226,15 @@ class SlowWorld(SlowSlots):
         """Allocate what shadow paging needs, slot by slot; a failure keeps what was done."""
         if vm["shadow"]:
             return 0
+        if self.policy == "v2" and not self.one_flag(vm, "kvm_page_track_write_tracking_alloc"):
+            return -12
         if not (self.has_rmaps(vm) and self.enabled(vm)):
             for as_id in range(vm["nas"]):
                 for slot in self.walk(vm, as_id):
                     if not self.alloc_rmaps(vm, slot):
                         return -12
+                    if self.policy == "ideal":
+                        continue
                     if not self.alloc_tracking(vm, slot, "kvm_page_track_write_tracking_alloc"):
                         return -12
         vm["shadow"] = True

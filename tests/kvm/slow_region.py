@@ -41,6 +41,19 @@ def allowed_flags(vm: Dict, facts: Dict, flags: int) -> set[int]:
     return allowed
 
 
+def user_end(facts: Dict) -> int:
+    """Return where user memory ends for the kernel's test of a pointer, which changed four times."""
+    release = facts["release"]
+    end: int = (2**56 if facts["la57"] else 2**47) - 4096
+    if release < (6, 4, 0):
+        return end  # compares with the end of user memory
+    if release < (6, 11, 6):
+        return 2**63 - 1  # looks at the sign only
+    if release < (6, 11, 11) or (6, 12, 0) <= release < (6, 12, 2):
+        return end - 1  # off by one
+    return end
+
+
 def request_errno(vm: Dict, facts: Dict, slot: int, flags: int, gpa: int, size: int, hva: int, event: MemslotSet | None) -> int:
     """Return the errno of the checks that come before the old slot is looked up, 0 for none."""
     for bit in range(32):
@@ -48,8 +61,7 @@ def request_errno(vm: Dict, facts: Dict, slot: int, flags: int, gpa: int, size: 
             return EINVAL
     if size % 4096 or gpa % 4096 or hva % 4096:
         return EINVAL
-    user_end = (2**56 if facts["la57"] else 2**47) - 4096
-    if hva + size > user_end:
+    if hva + size > user_end(facts):
         return EINVAL
     if event is not None and flags & 4:
         offset = event.guest_memfd_offset

@@ -25,9 +25,9 @@ class SlowSlots:
     """The memslot half of the slow model. policy: its name; facts: the profile as a dict of plain values."""
 
     def __init__(self, policy: str, facts: Dict) -> None:
-        assert policy in {"eager-5.16", "eager-6.6", "on-demand"}
+        assert policy in {"always", "eager-5.16", "eager-6.6", "v1", "v2", "on-demand", "ideal"}
         self.policy, self.facts = policy, facts
-        self.old_api = policy == "eager-5.16"
+        self.old_api = policy in {"always", "eager-5.16"}
         self.memory = SlowMemory(facts["total_ram_pages"])
         self.log: list[str] = []
 
@@ -40,7 +40,14 @@ class SlowSlots:
                 self.log.append("KVM_BUG_ON: write tracking is not enabled")
                 vm["bugged"] = True
             return
-        assert slot["wt"] is not None, "enabled without an array"
+        if self.policy == "ideal":
+            if delta > 0 and slot["wt"] is None:
+                slot["wt"] = self.memory.free_of_charge("first add (ideal)", "gfn_write_track", 2 * slot["npages"])
+        elif slot["wt"] is None:
+            # Only v1 gets here: its opt-out does not see the slots of address space 1.
+            assert (self.policy, slot["as"]) == ("v1", 1), "enabled without an array"
+            self.log.append("gfn_write_track is NULL")
+            return
         value = slot["counts"].get(gfn, 0) + delta
         if value < 0:
             self.log.append("WARN: write-track count below 0")
@@ -54,8 +61,14 @@ class SlowSlots:
     def enabled(self, vm: Dict) -> bool:
         """Evaluate "write tracking is enabled" of the policy."""
         config = self.facts["config_external_write_tracking"]
-        if self.policy == "on-demand":
+        if self.policy == "always":
+            return True
+        if self.policy == "v2":
+            return bool(vm["ext"] or not self.facts["tdp"])
+        if self.policy in {"on-demand", "ideal"}:
             return bool((config and vm["ext"]) or vm["shadow"] or not self.facts["tdp"])
+        if self.policy == "v1":
+            config = config and not vm["disabled"]
         return bool(config or not self.facts["tdp"] or vm["shadow"])
 
     def has_rmaps(self, vm: Dict) -> bool:
@@ -214,7 +227,7 @@ class SlowSlots:
                 size = 4 * self.count(slot, level)
                 slot["lpage"][level - 2] = self.memory.vcalloc(vm["number"], "kvm_arch_prepare_memory_region", "lpage_info", size)
                 good = slot["lpage"][level - 2] is not None
-        if good and self.enabled(vm):
+        if good and self.enabled(vm) and self.policy != "ideal":
             good = self.alloc_tracking(vm, slot, "kvm_page_track_create_memslot")
         if not good:
             self.free_arrays(slot)

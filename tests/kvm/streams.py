@@ -22,6 +22,7 @@ from replay.events import (
     VcpuCreate,
     VmCreate,
     VmDestroy,
+    VmEnableCap,
     WriteTrackAdd,
     WriteTrackQuery,
     WriteTrackRemove,
@@ -30,8 +31,19 @@ from replay.units import AsId, Gfn, Gpa, Hva
 
 Facts = dict[str, Any]
 
-POLICIES = ("eager-5.16", "eager-6.6", "on-demand")
-RELEASES = ((6, 1, 0), (6, 1, 192), (6, 8, 0), (6, 12, 0), (6, 12, 117), (6, 18, 0), (6, 18, 50))
+POLICIES = ("always", "eager-5.16", "eager-6.6", "v1", "v2", "on-demand", "ideal")
+RELEASES = (
+    (5, 10, 0),
+    (6, 1, 0),
+    (6, 1, 192),
+    (6, 6, 0),
+    (6, 8, 0),
+    (6, 11, 6),
+    (6, 12, 0),
+    (6, 12, 117),
+    (6, 18, 0),
+    (6, 18, 50),
+)
 SITES = (
     "",
     "kvm_set_memory_region",
@@ -74,13 +86,15 @@ class Generator:
     def __init__(self, rng: random.Random, vms: int, *, patient: bool) -> None:
         self.rng, self.vms, self.patient = rng, vms, patient
         """patient: external adds wait for a registration, as a driver would."""
-        self.kinds = (self.memslot, self.hot, self.notifier, self.root, self.failure, self.vcpu, self.destroy)
+        self.kinds = (self.memslot, self.hot, self.notifier, self.root, self.failure, self.vcpu, self.destroy, self.cap)
         self.pending: list[Event] = []
 
     def start(self) -> list[Event]:
         """Create the VMs, now and then one of a type with one address space or one that may not be tracked."""
         types = (0, 0, 0, 0, 0, 1, 3, 5)
-        return [VmCreate(vm=vm, ret=0, type=self.rng.choice(types)) for vm in range(self.vms)]
+        created: list[Event] = [VmCreate(vm=vm, ret=0, type=self.rng.choice(types)) for vm in range(self.vms)]
+        opted = [self.cap(None, vm) for vm in range(self.vms) if self.rng.random() < 0.3]
+        return created + opted
 
     def next(self, world: Any) -> Event:
         """Draw an event; a VM that is gone is mostly followed by a new one."""
@@ -90,7 +104,7 @@ class Generator:
         if vm in world.gone and self.rng.random() < 0.6:
             self.vms += 1
             return VmCreate(vm=self.vms - 1, ret=0, type=0)
-        kind = self.rng.choices(self.kinds, weights=(44, 40, 6, 2, 7, 4, 1))[0]
+        kind = self.rng.choices(self.kinds, weights=(44, 40, 6, 2, 7, 4, 1, 2))[0]
         return kind(world, vm)
 
     def memslot(self, world: Any, vm: int) -> Event:
@@ -142,6 +156,8 @@ class Generator:
             {"guest_phys_addr": Gpa(1 << 52)},
             {"userspace_addr": Hva(hva + 5)},
             {"userspace_addr": Hva(2**47 - 4096)},
+            {"userspace_addr": Hva(2**47 - 4096 - size)},
+            {"userspace_addr": Hva(2**63 - 4096)},
             {"userspace_addr": Hva(2**64 - 4096)},
             {"flags": 4, "region2": True, "guest_memfd": 3, "guest_memfd_offset": offset},
             {"flags": 4, "region2": True, "guest_memfd": 3},
@@ -218,6 +234,12 @@ class Generator:
                 TssSet(vm=vm, guest_phys_addr=Gpa(rng.choice((0x1000, 0xFFFBD000, 0xFFFFE000)))),
             )
         )
+
+    def cap(self, _world: Any, vm: int) -> Event:
+        """Draw a call of the opt-out, mostly one out of write tracking."""
+        rng = self.rng
+        args = (rng.choice((0, 0, 0, 1, 1, 2)),)
+        return VmEnableCap(vm=vm, cap=236, args=args, flags=rng.choice((0,) * 9 + (1,)), foreign_mm=rng.random() < 0.03)
 
     def destroy(self, _world: Any, vm: int) -> Event:
         """Draw the end of a VM."""

@@ -27,6 +27,7 @@ def generate(seed: int) -> tuple[str, Facts, list[Event], Lockstep, str]:
     """Make one stream and run it; return policy, facts, events, the models and the first difference."""
     rng = random.Random(seed)
     policy, facts = rng.choice(POLICIES), facts_of(rng)
+    facts["config_external_write_tracking"] |= policy == "v2"  # which does not link without
     generator = Generator(rng, rng.choice((1, 1, 2)), patient=rng.random() < 0.8)
     lockstep, events = Lockstep(policy, facts, paranoid=seed // SHARDS % 2 == 0), generator.start()
     length = rng.randrange(20, EVENTS_MAX + 1)
@@ -86,7 +87,7 @@ def _lowered(monkeypatch: pytest.MonkeyPatch) -> None:
 EXPECTED = (
     *("create", "delete", "move", "flags_only", "unchanged", "failed"),
     *(f"memslot.set {-errno}" for errno in (5, 12, 14, 17, 22, 25)),
-    *("notifier.register 0", "notifier.register -3", "notifier.register -12", "notifier.register -95"),
+    *("notifier.register 0", "notifier.register -3", "notifier.register -12", "notifier.register -95", "notifier.register -22"),
     *("shadow_root.alloc 0", "shadow_root.alloc -5", "shadow_root.alloc -12"),
     *("write_track.add 0", "write_track.add -22", "write_track.add -95", "write_track.query 1", "guest_write 1"),
     *(
@@ -99,6 +100,7 @@ EXPECTED = (
         "vcpu.create -17",
         "memslot.set -9",
     ),
+    *("vm.enable_cap 0", "vm.enable_cap -22", "vm.enable_cap -16", "vm.enable_cap -5", "gfn_write_track is NULL"),
     *("the VM is gone", "no memslot for the gfn", "KVM_BUG_ON: write tracking is not enabled"),
     *("WARN: write-track count below 0", "WARN: write tracking is not enabled"),
 )

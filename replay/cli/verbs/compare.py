@@ -26,7 +26,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.paint import Paint
 
     stream = open_inputs(args.inputs, console)
-    lanes = lanes_of(args, stream.header)
+    lanes = lanes_of(args, stream.header, console)
     with console.result(args.output, inputs=args.inputs) as out:
         items = console.progress("replaying").over(stream.items())
         report = compare(watched(iter(items), stream), lanes, paranoid=args.paranoid)
@@ -48,7 +48,8 @@ and the kernel source behind it. The first lane is the reference.
 
 A lane is a policy (see `kvm-replay policies`) or a kernel release, whose policy is looked up from release and CONFIG; facts
 behind an @ change its profile alone: 6.9@tdp=0. The profile is taken from the recording's header; what is not known there is
-assumed and marked, or given with --profile.""",
+assumed and marked, or given with --profile. The lane ideal is no kernel but a lower bound for bytes; the verdict does not
+rest on it.""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
     statuses={
         SAME: "no divergence",
@@ -58,6 +59,8 @@ assumed and marked, or given with --profile.""",
     },
     examples=(
         "kvm-replay compare boot.kvmr",
+        "kvm-replay compare --lanes eager,on-demand,v1,v2,ideal boot.kvmr",
+        "kvm-replay compare --lanes all boot.kvmr",
         "kvm-replay compare --lanes 6.8,6.9 --profile config=y,tdp=1 --format json strace.txt ftrace.txt",
     ),
     add_arguments=_add_arguments,

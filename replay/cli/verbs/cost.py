@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     if args.slots is not None and args.address_bits is None:
         raise UsageError("--slots without --address-bits", expected="both, or a RECORDING alone")
     with console.result(args.output, inputs=args.inputs) as out:
-        report = _priced_recording(args, console) if args.inputs else _priced_layout(args)
+        report = _priced_recording(args, console) if args.inputs else _priced_layout(args, console)
         if args.format == "text":
             out.writelines(f"{line}\n" for line in cost_text(report, Paint(console.paints(out))))
         else:
@@ -44,11 +44,11 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     return SAME
 
 
-def _priced_layout(args: argparse.Namespace) -> "CostReport":
+def _priced_layout(args: argparse.Namespace, console: Console) -> "CostReport":
     from replay.analyses.cost import layout_cost
     from replay.header import Header
 
-    return layout_cost(args.address_bits, args.slots, lanes_of(args, Header()))
+    return layout_cost(args.address_bits, args.slots, lanes_of(args, Header(), console))
 
 
 def _priced_recording(args: argparse.Namespace, console: Console) -> "CostReport":
@@ -57,7 +57,7 @@ def _priced_recording(args: argparse.Namespace, console: Console) -> "CostReport
     from replay.analyses.state_at import replay_to
 
     stream = open_inputs(args.inputs, console)
-    lanes = lanes_of(args, stream.header)
+    lanes = lanes_of(args, stream.header, console)
     replay_to(watched(iter(console.progress("replaying").over(stream.items())), stream), lanes, None)
     say_warnings(stream, console)
     return recording_cost(stream.header.title, lanes)

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.state_text import state_text
 
     stream = open_inputs(args.inputs, console)
-    lanes = lanes_of(args, stream.header)
+    lanes = lanes_of(args, stream.header, console)
     with console.result(args.output, inputs=args.inputs) as out:
         items = console.progress("replaying").over(stream.items())
         last = replay_to(watched(iter(items), stream), lanes, args.at)
