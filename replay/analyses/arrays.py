@@ -30,7 +30,8 @@ _FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D
 class Episode:
     """One array kind of one memslot that the lanes do not have alike; bytes: the other lane's less the reference lane's.
 
-    kept: it began when one lane freed what both had.
+    kept: it began when one lane freed what both had. in_failure: it began in a call that ran out of memory; after_failure: such a
+    call of its VM came before.
     """
 
     key: Key
@@ -39,6 +40,7 @@ class Episode:
     base_gfn: int | None
     npages: int | None
     after_failure: bool
+    in_failure: bool
     recreated: bool
     kept: bool
     count: int = 0
@@ -150,7 +152,7 @@ class ArrayTracker:
             self._seen[key] = again + 1
             slot = self._pair.find_slot(*key[:3])
             base, npages = (None, None) if slot is None else (slot.base_gfn, slot.npages)
-            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, bool(again), kept)
+            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, self._failing, bool(again), kept)
             self._open[key] = found
         return found
 
@@ -248,7 +250,7 @@ def _row(episode: Episode, end: End | None) -> str:
     filled_by = end.at.kind if end is not None and end.filled_by else ""
     if array != GFN_WRITE_TRACK:
         return "D9" if episode.opened.kind == "shadow_root.alloc" else ""
-    if episode.opened.kind in _FILLED_BY and not filled_by:
+    if episode.opened.kind in _FILLED_BY and (episode.in_failure or not filled_by):
         return _FILLED_BY[episode.opened.kind][1]
     if slot >= KVM_USER_MEM_SLOTS:
         return "D19"

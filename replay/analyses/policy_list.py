@@ -50,15 +50,22 @@ class PoliciesReport:
     releases: tuple[ReleaseAxis, ...] = values("what the release decides under any policy", ReleaseAxis, length_max=64)
 
 
-# Rows of recordings/catalogue/ in whose recordings a lane has the policy; eager and on-demand are in nearly all.
+_RACES: Final = ("H1'", "H3", "H4")
+
+
+def _rows_but(*left_out: int) -> tuple[str, ...]:
+    return (*(f"D{number}" for number in range(1, 37) if number not in left_out), *_RACES)
+
+
+# Rows of recordings/catalogue/ in whose recordings a lane has the policy.
 CATALOGUE_ROWS: Final[dict[str, tuple[str, ...]]] = {
-    "always": (),
-    "eager-5.16": (),
-    "eager-6.6": (),
-    "v1": (),
-    "v2": (),
-    "on-demand": (),
-    "ideal": (),
+    "always": ("D1",),
+    "eager-5.16": ("D1", "D14", "D17", "D23"),
+    "eager-6.6": _rows_but(14, 17),
+    "v1": ("D1", "D2", "D23", "D33"),
+    "v2": ("D5", "D8", "D9", "D10"),
+    "on-demand": _rows_but(33),
+    "ideal": ("D2",),
 }
 
 AXES: Final[tuple[ReleaseAxis, ...]] = (

@@ -26,7 +26,18 @@ def wrapped(sentence: str, indent: str) -> list[str]:
 
 def findings_key(pair: PairReport) -> tuple[object, ...]:
     """Return what is said of a pair's findings but for the name of its other lane: equal for pairs that read alike."""
-    fields = ("event", "divergence", "title", "vm", "as_id", "slot", "gfn", "behind_horizon", "nominal_bytes", "charged_bytes")
+    fields: tuple[str, ...] = (
+        "event",
+        "divergence",
+        "title",
+        "vm",
+        "as_id",
+        "slot",
+        "gfn",
+        "behind_horizon",
+        "nominal_bytes",
+        "charged_bytes",
+    )
     fields += ("visible_event", "converged_event")
     return tuple(
         (*(getattr(finding, name) for name in fields), *((side.ret, side.event, side.site) for side in finding.sides))

@@ -13,6 +13,7 @@ import attrs
 
 from replay.analyses.compare import compare
 from replay.analyses.compare_report import CompareReport
+from replay.analyses.findings import strength
 from replay.engine.lanes import DEFAULT_LANES, make_lanes
 from replay.recording import open_recording
 from replay.report.compare_text import compare_text
@@ -31,7 +32,8 @@ comments, then one event a line. Numbers are decimal, as JSON has no others. Bes
 
 Rows D1 to D36 are stable names; a report names the row of each thing it finds. "agree" rows are places where one might expect
 a difference and there is none. H rows are races found by reading, which a recording can only make a candidate of; H1 is D36.
-D24 and D33 need policies other than these two.
+Some recordings compare further policies: v1 and v2 are the first versions of the patch, always is what kernels before 5.16 do,
+ideal is no kernel but a lower bound for bytes.
 
 The class is the strongest one that is found before userspace would have acted otherwise. The recorded kernel stands in the
 first line of each recording; its results are that kernel's.
@@ -100,20 +102,21 @@ def rows_named(report: CompareReport) -> dict[str, int]:
 
 
 def strongest_of(report: CompareReport) -> str:
-    """Return the strongest class of the only pair, "" for none."""
-    (pair,) = report.pairs
-    return pair.strongest
+    """Return the strongest class of all pairs of two kernels, "" for none."""
+    found = [pair.strongest for pair in report.pairs if pair.strongest and not pair.bound]
+    return max(found, key=strength, default="")
 
 
 def page() -> str:
     """Return the table of contents."""
-    lines = [INTRODUCTION, "| recording | row | verdict | class | what it shows |", "|---|---|---|---|---|"]
+    lines = [INTRODUCTION, "| recording | row | lanes | verdict | class | what it shows |", "|---|---|---|---|---|---|"]
     for entry in entries():
         report = report_of(entry)
         shows = entry.title.removeprefix(f"{entry.row} ")
         agrees = entry.row in {agreement.catalogue for agreement in report.agreements}
         row = f"{entry.row} (agree)" if agrees else entry.row
-        lines.append(f"| `{entry.path.name}` | {row} | {report.verdict} | {strongest_of(report) or 'none'} | {shows} |")
+        lanes = ", ".join(entry.lanes)
+        lines.append(f"| `{entry.path.name}` | {row} | {lanes} | {report.verdict} | {strongest_of(report) or 'none'} | {shows} |")
     return "\n".join(lines) + "\n"
 
 
