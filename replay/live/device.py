@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from replay.errors import NoKernelError
 from replay.live.uapi import KVM_API_VERSION, KVM_GET_API_VERSION, Argument
-from replay.live.vmallocinfo import Areas, parse_areas
+from replay.sources.vmallocinfo import Areas, parse_areas
 
 DEV_KVM: Final = "/dev/kvm"
 VMALLOCINFO: Final = "/proc/vmallocinfo"

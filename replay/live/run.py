@@ -17,8 +17,8 @@ from replay.live.device import Device
 from replay.live.dice import Dice
 from replay.live.memslots import memslot_request
 from replay.live.uapi import CAP_MULTI_ADDRESS_SPACE, Bitmap, encode
-from replay.live.vmallocinfo import Areas, changed_areas
 from replay.sources.ioctls import KVM_CHECK_EXTENSION, KVM_CREATE_VM
+from replay.sources.vmallocinfo import Areas, changed_areas
 from replay.units import U16_MAX
 
 _TYPES: Final = ((30, 0), (1, 1), (1, 31), (1, 1000))

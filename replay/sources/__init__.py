@@ -62,6 +62,14 @@ def _syzkaller(inputs: dict[str, list["Input"]]) -> "Stream":
     return SyzImport(lines_of(source), name=source.name)
 
 
+def _vmalloc(inputs: dict[str, list["Input"]]) -> "Stream":
+    from replay.sources.files import lines_of
+    from replay.sources.vmalloc_stacks import VmallocImport
+
+    (source,) = inputs["vmalloc stacks"]
+    return VmallocImport(lines_of(source), name=source.name)
+
+
 def _lab(inputs: dict[str, list["Input"]]) -> "Stream":
     from replay.sources.lab import open_lab
 
@@ -80,6 +88,7 @@ FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
     ("strace", "tracefs"): _merged,
     ("lab",): _lab,
     ("syzkaller",): _syzkaller,
+    ("vmalloc stacks",): _vmalloc,
     **{(name,): _words for name in WORDS},
 }
 """Formats that go together, sorted, and who opens them."""

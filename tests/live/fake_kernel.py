@@ -12,7 +12,7 @@ import pytest
 
 from replay.live import device, probe
 from replay.live.uapi import Argument
-from replay.live.vmallocinfo import Areas
+from replay.sources.vmallocinfo import Areas
 
 RELEASE = "6.18.44-fake"
 FILES = {

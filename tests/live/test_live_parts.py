@@ -21,7 +21,7 @@ from replay.events import (
 )
 from replay.live.dice import Dice
 from replay.live.uapi import Bitmap, by_value, encode
-from replay.live.vmallocinfo import changed_areas, parse_areas
+from replay.sources.vmallocinfo import changed_areas, parse_areas
 from replay.units import Gpa, Hva
 
 BITMAP = Bitmap(64)

@@ -28,7 +28,7 @@ from replay.live.book import METADATA_BYTES_MAX, SLOT_PAGES_MAX
 from replay.live.probe import probe_device
 from replay.live.run import LiveRun
 from replay.live.uapi import Argument
-from replay.live.vmallocinfo import Areas
+from replay.sources.vmallocinfo import Areas
 from replay.units import PAGE_SIZE_BYTES
 
 

@@ -16,8 +16,8 @@ from replay.errors import NoKernelError
 from replay.header import Header, Trailer
 from replay.live import device
 from replay.live.uapi import Argument
-from replay.live.vmallocinfo import Areas
 from replay.recording import KvmrReader
+from replay.sources.vmallocinfo import Areas
 
 
 def no_moves(vm: FakeVm, request: int, fields: Any) -> int | None:
