@@ -147,8 +147,8 @@ def _since_6_8(release: Release) -> bool:
 
 
 def _gmem_toggle_checked(release: Release) -> bool:
-    # Backported to 6.12.64; mainline and 6.18.44 have it, 6.8 to 6.12.63 and early 6.13-6.17 do not [spec 1.3 step 17].
-    return release.at_least(6, 12, 64) and ((release.major, release.minor) == (6, 12) or release.at_least(6, 18))
+    # 9935df5333aa ("KVM: Disallow toggling KVM_MEM_GUEST_MEMFD on an existing memslot", 6.19), in 6.18.3 and 6.12.64.
+    return release.at_least(6, 18, 3) or (release.at_least(6, 12, 64) and not release.at_least(6, 13))
 
 
 NOT_THERE: Final = "delete of a slot that is not there"
@@ -221,7 +221,7 @@ CHECKS: Final[tuple[Row, ...]] = (
         "region",
         EINVAL,
         lambda r: r.npages > KVM_MEM_MAX_NR_PAGES and not (r.release.at_least(6, 14) and r.id >= KVM_USER_MEM_SLOTS),
-        f"{_SET}; internal slots exempt from 6.14 on",
+        f'{_SET}; internal slots are exempt from 6.14 on ("KVM: Do not restrict the size of KVM-internal memory regions")',
     ),
     Row(NOT_THERE, "delete", EINVAL, lambda r: r.old is None, _SET),
     Row(
@@ -259,7 +259,7 @@ CHECKS: Final[tuple[Row, ...]] = (
         "change",
         EINVAL,
         lambda r: r.old is not None and bool((r.flags ^ r.old.flags) & KVM_MEM_GUEST_MEMFD),
-        f"{_MAIN} __kvm_set_memory_region() [6.12.64 and later 6.12, 6.18.44]",
+        f"{_MAIN} __kvm_set_memory_region() [6.12.64 and later 6.12, 6.18.3 and later]; 9935df5333aa",
         _gmem_toggle_checked,
     ),
     Row(

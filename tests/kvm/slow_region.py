@@ -103,7 +103,7 @@ def change_of(
 
 
 def memfd_toggle_refused(release: tuple[int, int, int]) -> bool:
-    """Tell whether the kernel checks that GUEST_MEMFD stays: 6.12.64 and later 6.12, 6.18 on."""
+    """Tell whether the kernel checks that GUEST_MEMFD stays: 6.12.64 and later 6.12, 6.18.3 on."""
     if release[:2] == (6, 12):
         return release[2] >= 64
-    return release >= (6, 18, 0)
+    return release >= (6, 18, 3)

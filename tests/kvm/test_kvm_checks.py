@@ -13,7 +13,7 @@ from replay.kvm.memory_region import CHECKS, DELETE, MOVE, Request, access_ok, c
 from replay.kvm.set_memslot import kvm_set_memory_region
 from replay.units import Gpa, Hva, errno_name
 
-RELEASES = ("6.1", "6.8", "6.12.40", "6.12.117", "6.18")
+RELEASES = ("6.1", "6.8", "6.12.40", "6.12.117", "6.18.44")
 SINCE_6_8 = RELEASES[1:]
 
 ORDER = (
@@ -70,7 +70,7 @@ ALONE: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = {
     "guest_memfd slot is immutable": (SINCE_6_8, {"vm_type": 1}, MEMFD),
     "userspace_addr or memory_size of a live slot changes": (RELEASES, {}, LIVE | {"userspace_addr": hva_of(5)}),
     "READONLY of a live slot changes": (RELEASES, {}, LIVE | {"flags": 2}),
-    "GUEST_MEMFD of a live slot changes": (("6.12.117", "6.18"), {"vm_type": 1}, MEMFD | {"flags": 0}),
+    "GUEST_MEMFD of a live slot changes": (("6.12.117", "6.18.44"), {"vm_type": 1}, MEMFD | {"flags": 0}),
     "overlaps another slot": (RELEASES, {}, GOOD | {"guest_phys_addr": 19 * P}),
 }
 
@@ -163,12 +163,12 @@ class TestEachRow:
         for fields in (GOOD, GOOD | {"fault": True}, LIVE):
             assert refusing(request_of(lane, fields))[0] == "foreign mm or dead VM"
 
-    @pytest.mark.parametrize("release", ["6.12.63", "6.12.64", "6.13", "6.17.9", "6.18"])
+    @pytest.mark.parametrize("release", ["6.12.63", "6.12.64", "6.13", "6.17.9", "6.18.2", "6.18.3", "6.19"])
     def test_guest_memfd_toggle_by_release(self, release: str) -> None:
-        """Taking GUEST_MEMFD off is refused from 6.12.64 in 6.12 and from 6.18 on, and passes between."""
+        """Taking GUEST_MEMFD off is refused from 6.12.64 in 6.12 and from 6.18.3 on, and passes between."""
         lane = lane_for(release, {"vm_type": 1})
         refused = refusing(request_of(lane, MEMFD | {"flags": 0}))
-        assert bool(refused) is (release in {"6.12.64", "6.18"})
+        assert bool(refused) is (release in {"6.12.64", "6.18.3", "6.19"})
 
 
 class TestOrder:
@@ -245,7 +245,7 @@ COUNTS = {
     "6.8": (51212, 137, 19),
     "6.12.40": (51212, 137, 19),
     "6.12.117": (51212, 151, 20),
-    "6.18": (51200, 150, 20),
+    "6.18.44": (51200, 150, 20),
 }
 """Requests refused, pairs (row that answered, row that would have), rows that answered: a change here is one of reach."""
 
@@ -257,8 +257,8 @@ class TestFlags:
         ("release", "vm_type", "flags", "valid"),
         [
             ("6.1", 0, 0, 3), ("6.7", 0, 4, 3), ("6.8", 0, 0, 3), ("6.8", 0, 4, 0), ("6.12.117", 1, 0, 7), ("6.12.117", 1, 4, 4),
-            ("6.12.117", 3, 0, 1), ("6.12.117", 4, 0, 5), ("6.12.117", 4, 4, 4), ("6.18", 0, 0, 7), ("6.18", 0, 4, 4),
-            ("6.18", 0, 5, 4), ("6.18", 5, 0, 5), ("6.12.117", 2, 0, 3),
+            ("6.12.117", 3, 0, 1), ("6.12.117", 4, 0, 5), ("6.12.117", 4, 4, 4), ("6.18.44", 0, 0, 7), ("6.18.44", 0, 4, 4),
+            ("6.18.44", 0, 5, 4), ("6.18.44", 5, 0, 5), ("6.12.117", 2, 0, 3),
         ],
     )  # fmt: skip
     def test_valid(self, release: str, vm_type: int, flags: int, valid: int) -> None:
