@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from replay.engine.rows import chosen_rows, rows_of_vms
-from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc
+from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc, TssSet, VcpuCreate
 from replay.kvm.allocator import GFN_WRITE_TRACK
 from replay.kvm.fold import fold
 from replay.kvm.machine import Machine, Outcome
@@ -105,11 +105,11 @@ class Lane:
             self.skipped[reason] = self.skipped.get(reason, 0) + 1
             return None
         recorded: int | None = getattr(event, "ret", None)
-        if recorded == -ENOMEM and self.factual:
-            self._force(event)
+        forced = self._force(event) if recorded == -ENOMEM and self.factual else None
+        self.machine.allocator.forced = forced
         outcome = self.machine.step(event, number)
-        if self.machine.allocator.forced is not None:
-            self.machine.allocator.forced = None
+        self.machine.allocator.forced = None
+        if forced is not None and forced.used:
             self.unattributed.append(number)
         if recorded is not None and outcome.ret is not None and not self._void(event):
             self._compare(number, event.KIND, recorded, outcome)
@@ -202,20 +202,17 @@ class Lane:
         if rows:
             self.skipped[reason] = self.skipped.get(reason, 0) + rows
 
-    def _force(self, event: Event) -> None:
+    def _force(self, event: Event) -> "_Forced | None":
         """Make the factual lane fail where the kernel did, when nothing in the recording says which allocation failed.
 
         The write-track array is chosen when the call makes one, else the first allocation: the result is the same, what a
         failed registration keeps may not be, so the event is reported as unattributed.
         """
-        allocator = self.machine.allocator
-        if allocator.injections or allocator.limit_pages is not None:
-            return
         vm = self.machine.vms.get(getattr(event, "vm", -1))
-        if vm is None or not isinstance(event, (MemslotSet, NotifierRegister, ShadowRootAlloc)):
-            return
+        if vm is None or self.machine.allocator.explains_failures or not isinstance(event, _ALLOCATING):
+            return None
         tracked = isinstance(event, NotifierRegister) or kvm_page_track_write_tracking_enabled(vm)
-        allocator.forced = (lambda _site, array: array == GFN_WRITE_TRACK) if tracked else (lambda _site, _array: True)
+        return _Forced(GFN_WRITE_TRACK if tracked else "")
 
     def _void(self, event: Event) -> bool:
         """Tell whether the kernel function has no result: register before 6.6 (page_track.c [6.1])."""
@@ -233,6 +230,22 @@ class Lane:
 
 
 _KEPT_DISAGREEMENTS: Final = 100
+_ALLOCATING: Final = (MemslotSet, NotifierRegister, ShadowRootAlloc, TssSet, VcpuCreate)
+"""Events that allocate arrays of memslots."""
+
+
+@attrs.define
+class _Forced:
+    """Refuses the first allocation of one kind of array, "" for any kind; used: it did."""
+
+    array: str
+    used: bool = False
+
+    def __call__(self, _site: str, array: str) -> bool:
+        """Tell whether an allocation is to fail."""
+        hit = self.array in {"", array}
+        self.used |= hit
+        return hit
 
 
 def _renumbered(outcome: RunOutcome, numbers: Sequence[int] | dict[int, int]) -> RunOutcome:

@@ -153,7 +153,7 @@ class Allocator:
         return self._take(site, SLOT, slot_object_cost(), vm, slot, refuse=False)
 
     def _take(self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool) -> Allocation | None:
-        if site != SITE_WT_ADD and (self._hit(site, array, vm) or refuse or not self._charge(cost)):
+        if site != SITE_WT_ADD and (self._hit(site, array, vm) or refuse or self._forces(site, array) or not self._charge(cost)):
             self.refused.append((site, array, cost.nominal_bytes))
             return None
         self.number += 1
@@ -165,9 +165,13 @@ class Allocator:
         return made
 
     def _hit(self, site: str, array: str, vm: int) -> bool:
-        """Let every injection count the allocation; tell whether one of them, or the lane, makes it fail."""
+        """Let every injection count the allocation; tell whether one of them makes it fail."""
         hits = [injection.hits(site, array, vm) for injection in self.injections]
-        return any(hits) or (self.forced is not None and self.forced(site, array))
+        return any(hits)
+
+    def _forces(self, site: str, array: str) -> bool:
+        """Tell whether the lane makes an allocation fail that nothing else refuses."""
+        return self.forced is not None and self.forced(site, array)
 
     def _charge(self, cost: Cost) -> bool:
         """Charge the memory cgroup; False when its limit is reached."""

@@ -12,13 +12,14 @@ from replay.events import (
     ShadowPageAccount,
     ShadowPageUnaccount,
     ShadowRootAlloc,
+    TssSet,
     VcpuCreate,
     WriteTrackAdd,
     WriteTrackQuery,
     WriteTrackRemove,
 )
 from replay.runs import run_of
-from replay.units import Gfn
+from replay.units import Gfn, Gpa
 
 TRACKED = (
     ShadowPageAccount(vm=0, gfn=Gfn(1), level=2),
@@ -156,9 +157,23 @@ class TestUnattributed:
         one = replay(lane(), [CREATE, told, slot(ret=-12)])
         assert (one.horizon, one.unattributed) == (None, [])
 
+    def test_a_natural_failure_is_attributed(self) -> None:
+        """An array larger than all memory fails by itself: the recording says enough."""
+        one = replay(lane("eager", machine(total_ram_pages=1000)), [CREATE, slot(npages=1 << 22, ret=-12)])
+        assert (one.horizon, one.unattributed) == (None, [])
+
+    def test_internal_memslots(self) -> None:
+        """A vCPU or a TSS address that failed where KVM makes memslots of its own may have failed in one of them."""
+        old = machine(unrestricted_guest=False)
+        vcpu, tss = VcpuCreate(vm=0, vcpu_id=0, ret=-12), TssSet(vm=0, guest_phys_addr=Gpa(0xFEFFD000), ret=-12)
+        one = replay(lane("eager", old), [CREATE, vcpu, tss])
+        assert (one.horizon, one.unattributed) == (None, [1, 2])
+        one = replay(lane("eager", machine()), [CREATE, vcpu])
+        assert (one.horizon, one.unattributed) == (None, [])
+
     def test_nothing_is_left_for_the_next_call(self) -> None:
         """A call that had nothing to allocate agrees with nobody, and the next one is not made to fail for it."""
         one = replay(lane(), [CREATE, slot(ret=0), slot(ret=-12), slot(1, ret=0)])
-        assert one.unattributed == [2]
+        assert one.unattributed == []
         assert one.horizon is not None
         assert one.disagreement_count == 1

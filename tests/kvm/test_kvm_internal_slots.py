@@ -171,8 +171,23 @@ class TestVcpu:
     def test_recorded_failure_makes_nothing(self) -> None:
         """A vCPU that failed for reasons that are not modelled makes no slots."""
         lane = Lane(**INTEL)
-        assert lane.do(VcpuCreate(vm=0, ret=-17, vcpu_id=0)).ret == -17
+        assert lane.do(VcpuCreate(vm=0, ret=-22, vcpu_id=1 << 20)).ret == -22
         assert (internal(lane), lane.vm.created_vcpus) == ([], 0)
+
+    def test_recorded_failure_after_the_slots(self) -> None:
+        """An id that is taken, or a vCPU that runs out of memory itself, is noticed when the slots are made already."""
+        lane = Lane(**INTEL)
+        assert lane.vcpu() == 0
+        made = internal(lane)
+        assert [lane.do(VcpuCreate(vm=0, ret=ret, vcpu_id=0)).ret for ret in (-17, -12)] == [-17, -12]
+        assert (internal(lane), lane.vm.created_vcpus) == (made, 1)
+
+    def test_recorded_shortage_of_another_lane(self) -> None:
+        """Where the recording says what fails, a vCPU whose slots can be had succeeds whatever was recorded."""
+        lane = Lane(**INTEL)
+        lane.fail("kvm_page_track_create_memslot")
+        assert lane.do(VcpuCreate(vm=0, ret=-12, vcpu_id=0)).ret == 0
+        assert lane.vm.created_vcpus == 1
 
     def test_recorded_fd_is_kept(self) -> None:
         """The new file descriptor is the recorded one."""
