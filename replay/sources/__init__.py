@@ -38,11 +38,23 @@ def _tracefs(inputs: dict[str, list["Input"]]) -> "Stream":
     return TracefsImport(chunks(source), name=source.name)
 
 
-def _merged(inputs: dict[str, list["Input"]]) -> "Stream":
+def _run(inputs: dict[str, list["Input"]]) -> "Stream":
+    """Open the strace of a run and one of its traces, or several traces of it: the one that says most first."""
+    from replay.sources.dialect_table import DIALECTS
     from replay.sources.merge import MergedImport
+    from replay.sources.merge_words import WordMerge
+    from replay.sources.witness import WitnessedStream
 
-    (trace,) = inputs["tracefs"]
-    return MergedImport(inputs["strace"], trace)
+    names = [name for name in TRACES if name in inputs]
+    traces = [(inputs[name][0], DIALECTS.get(name)) for name in names]
+    (main, dialect), others = traces[0], traces[1:]
+    if "strace" not in inputs:
+        stream = FACTORIES[names[0],]({names[0]: inputs[names[0]]})
+    elif dialect is None:
+        stream = MergedImport(inputs["strace"], main)
+    else:
+        stream = WordMerge(inputs["strace"], main, dialect)
+    return WitnessedStream(stream, traces[0], others) if others else stream
 
 
 def _words(inputs: dict[str, list["Input"]]) -> "Stream":
@@ -80,18 +92,20 @@ def _lab(inputs: dict[str, list["Input"]]) -> "Stream":
 WORDS: Final = ("bpftrace", "bpftrace json", "perf script", "trace-cmd report", "CTF text", "perf trace")
 """Formats with role words; see `replay.sources.dialect_table`."""
 
+TRACES: Final = (*WORDS[:-1], "tracefs", WORDS[-1])
+"""Formats of kernel-side traces, the one that says most first: of several of one run, the first one's pages are taken."""
+
 FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
     ("kvmr",): _recording,
     ("jsonl",): _recording,
     ("strace",): _strace,
     ("tracefs",): _tracefs,
-    ("strace", "tracefs"): _merged,
     ("lab",): _lab,
     ("syzkaller",): _syzkaller,
     ("vmalloc stacks",): _vmalloc,
     **{(name,): _words for name in WORDS},
 }
-"""Formats that go together, sorted, and who opens them."""
+"""Formats that are opened alone, and by whom; those of TRACES go together with strace and each other, see `_run`."""
 
 SEVERAL: Final = frozenset({"strace"})
 """Formats of which one run may have several files; of the others it has one."""
@@ -103,9 +117,9 @@ LONG_HEAD_BYTES: Final = 1 << 22
 def open_stream(paths: Sequence[str]) -> "Stream":
     """Return the stream of one recording, or of the traces of one run; "-" is standard input.
 
-    Several paths are one run: the files of one strace -ff, or a strace and a tracefs recording. A folder stands for the files
-    in it. Raises UsageError for inputs that do not go together, UnreadableError, UnknownFormatError, EmptyError, and what the
-    importer raises.
+    Several paths are one run: the files of one strace -ff, a strace and traces of the kernel's events, or several of those. A
+    folder stands for the files in it. Raises UsageError for inputs that do not go together, UnreadableError,
+    UnknownFormatError, EmptyError, and what the importer raises.
     """
     from replay.sources.files import inputs_of
 
@@ -114,9 +128,11 @@ def open_stream(paths: Sequence[str]) -> "Stream":
         inputs = [source for source in inputs if source.head(1)] or inputs
     by_format = _by_format(inputs)
     factory = FACTORIES.get(tuple(sorted(by_format)))
+    if factory is None and by_format.keys() <= {"strace", *TRACES}:
+        factory = _run
     if factory is None or any(len(same) > 1 for name, same in by_format.items() if name not in SEVERAL):
         found = ", ".join(f"{name}: {' '.join(source.name for source in same[:4])}" for name, same in sorted(by_format.items()))
-        advice = "give one recording, the files of one strace -ff, or strace and tracefs recordings of the same run"
+        advice = "give one recording, the files of one strace -ff, or strace and traces by other tools of the same run"
         raise UsageError(f"inputs that do not go together ({found})", advice=advice)
     return factory(by_format)
 

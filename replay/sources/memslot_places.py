@@ -29,7 +29,8 @@ Layout = dict[int, tuple[int, int]]
 class OpenCall:
     """A KVM call that was entered and has not returned; entry is None for one that strace does not have.
 
-    adopted: it was under way when the trace began, so far as strace's lines can tell.
+    adopted: it was under way when the trace began, so far as strace's lines can tell. text: what its pointer points to, where the
+    trace says it.
     """
 
     record: Syscall
@@ -38,6 +39,7 @@ class OpenCall:
     vm: int | None
     committed: bool = False
     adopted: bool = False
+    text: str = ""
 
 
 @attrs.frozen

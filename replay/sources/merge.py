@@ -74,35 +74,56 @@ class MergedImport:
 
     straces: one strace file, or those of one strace -ff; in the header's sources they come before the trace.
     Raises PairingError, at the first item or at the end, for two recordings that do not show one run.
+    What it asks of a trace's text are its methods; `replay.sources.merge_words` has them for other tools.
     """
+
+    FORMAT = FORMAT
+    WITHOUT: frozenset[int] = frozenset()
 
     def __init__(self, straces: Sequence[Input], trace: Input) -> None:
         self._strace, self._trace = StraceImport(straces), trace
         self._tally = Tally()
-        self._lexer = TracefsLexer(chunks(trace))
+        self._lexer = self._lexed(trace)
         blocks = iter(self._lexer)
         self._read = self._sampled(blocks)
         self._blocks = chain(self._read, blocks)
-        self._first_ns = first_time_ns(self._read[0] if self._read else None)
+        self._first_ns = self._first_time_ns()
         known = self._strace.header
         self.header = attrs.evolve(
             known,
-            clock=clock_of(self._first_ns),
-            tools=(*known.tools, Tool(name=FORMAT)),
-            sources=(*known.sources, SourceFile(name=trace.name[-255:], format=FORMAT)),
-            provenance="imported from strace and tracefs text of one run",
+            clock=self._clock(),
+            tools=(*known.tools, Tool(name=self._tool())),
+            sources=(*known.sources, SourceFile(name=trace.name[-255:], format=self.FORMAT)),
+            provenance=f"imported from strace and {self.FORMAT} text of one run",
         )
-        self._pairing = Pairing(StraceQueue(self._strace.records()), self._tally)
+        self._pairing = Pairing(StraceQueue(self._strace.records(), self.WITHOUT), self._tally)
         self._walk = self._make(len(known.sources))
 
-    @staticmethod
-    def _sampled(blocks: Iterator[Block]) -> list[Block]:
+    def _lexed(self, trace: Input) -> TracefsLexer:
+        return TracefsLexer(chunks(trace))
+
+    def _first_time_ns(self) -> int | None:
+        return first_time_ns(self._read[0] if self._read else None)
+
+    def _clock(self) -> str:
+        return clock_of(self._first_ns)
+
+    def _tool(self) -> str:
+        return self.FORMAT
+
+    def _samples(self, blocks: Sequence[Block]) -> list[Sample]:
+        return sample_calls(blocks)
+
+    def _entering(self) -> set[int]:
+        return entering(self._read)
+
+    def _sampled(self, blocks: Iterator[Block]) -> list[Block]:
         """Read blocks until they hold calls enough to align by, or are enough themselves."""
         read: list[Block] = []
         calls = 0
         for block in blocks:
             read.append(block)
-            calls += len(sample_calls([block]))
+            calls += len(self._samples([block]))
             if len(read) >= SAMPLE_BLOCKS_MAX or calls >= SAMPLE_CALLS_MAX:
                 break
         return read
@@ -118,12 +139,15 @@ class MergedImport:
         feed = StraceFeed(emit, self._pairing, MemslotPlaces(), tally, names)
         calls = PairedCalls(feed, tally, name, file, follows=len(threads) > 1)
         self._calls = calls
-        fold = PageFold(owners, emit.out, tally, name, calls.use)
-        return Walk(self._lexer, calls, fold, emit.out, tally, name, file, "shadow_pages")
+        return self._walk_of(emit, calls, file)
+
+    def _walk_of(self, emit: Emitter, calls: PairedCalls, file: int) -> Walk:
+        fold = PageFold(emit.owners, emit.out, self._tally, self._trace.name, calls.use)
+        return Walk(self._lexer, calls, fold, emit.out, self._tally, self._trace.name, file, "shadow_pages")
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order of the trace."""
-        self._calls.begin(sample_calls(self._read), self._first_ns, entering(self._read))
+        self._calls.begin(self._samples(self._read), self._first_ns, self._entering())
         yield from self._walk.items(self._blocks)
 
     def trailer(self) -> Trailer:

@@ -9,16 +9,19 @@ from replay.errors import PairingError
 from replay.sources.ioctls import KVM_RUN, is_kvm
 from replay.sources.memslot_places import OpenCall
 from replay.sources.pairing import PREHISTORY_NS, Sample
+from replay.sources.strace_args import REGION_FIELDS, ioctl_args, region_of
 from replay.sources.strace_feed import StraceFeed
 from replay.sources.strace_queue import Entry
-from replay.sources.syscalls import Syscall
+from replay.sources.syscalls import EXIT, Syscall
 from replay.sources.tally import Tally
 from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT, syscall_record
 from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine
 from replay.sources.tracefs_pages import Use
+from replay.units import EFAULT
 
 ONLY_TRACE: Final = "KVM call that only the trace has"
 RET_DIFFERS: Final = "result differs between strace and trace"
+ARGUMENT_DIFFERS: Final = "arguments of a call differ between strace and trace"
 FOREIGN_CALL: Final = "KVM call of a thread outside the strace recording"
 
 
@@ -36,6 +39,7 @@ class PairedCalls:
     follows: bool = True
     _open: dict[int, OpenCall] = attrs.field(factory=dict)
     _differs: int = 0
+    _idle: dict[int, int] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.feed.before = self._before
@@ -92,9 +96,10 @@ class PairedCalls:
             assert isinstance(entry.record, Syscall)
             self.feed.learn_offset(entry, task.time_ns)
             record = entry.record
-            record.enter_ns = task.time_ns
+            record.enter_ns = None if call.late else task.time_ns
+            fill_argument(record, call.text)
         self.feed.write(self.feed.resolve_enter(record))
-        self._entered(OpenCall(record, entry, cmd, self.feed.emit.resolver.vm_of_call(record)))
+        self._entered(OpenCall(record, entry, cmd, self.feed.emit.resolver.vm_of_call(record), text=call.text))
 
     def _entered(self, call: OpenCall) -> None:
         tid = call.record.tid
@@ -114,6 +119,22 @@ class PairedCalls:
         if opened.entry is None:
             opened.record.exit_line = line
         self._finish(opened, task.time_ns, call.ret, self._place(line))
+
+    def running(self, tid: int) -> bool:
+        """Take what strace has up to the next KVM_RUN of a thread, in which it must be; False when strace has none.
+
+        For traces that do not record KVM_RUN: a page is made inside it, so all that strace completed before it has happened.
+        """
+        log = self.feed.queue.log
+        if self._idle.get(tid) == (log[-1].place if log else 0):
+            return False  # nothing was read since it was asked last
+        for entry in self.feed.queue.ahead(tid):
+            record = entry.record
+            if entry.fd is None and isinstance(record, Syscall) and entry.stage != EXIT and is_run(record):
+                self.feed.flush(entry.place + 1)
+                return True
+        self._idle[tid] = log[-1].place if log else 0
+        return False
 
     def use(self, use: Use) -> None:
         """Write the memslot call under way that a new shadow page shows to be committed."""
@@ -167,6 +188,8 @@ class PairedCalls:
         if not call.committed:
             if call.entry is not None:
                 self.feed.queue.pull_done(call.entry)
+                if not fill_argument(call.record, call.text):
+                    self.tally.add(place, ARGUMENT_DIFFERS)
             self._explain(call, time_ns)
             self._commit(call, time_ns, ret, place)
         if self.feed.slots.closed(call) and call.vm is not None and call.vm in self.feed.emit.owners.vms:
@@ -195,6 +218,28 @@ class PairedCalls:
 
     def _place(self, line: int) -> str:
         return f"{self.trace_name}:{line}"
+
+
+def fill_argument(record: Syscall, text: str) -> bool:
+    """Give a call the struct that strace did not show; False when it did, and the trace says another one.
+
+    text: what the trace says, "" for nothing. A call that the kernel could not read the struct of (EFAULT) keeps its pointer.
+    """
+    args = ioctl_args(record.args) if text else None
+    if args is None or not args.arg or record.ret == -EFAULT:
+        return True
+    if args.arg[:1] == "{":
+        shown, said = region_of(args.arg), region_of(text)
+        return shown is None or said is None or all(shown.get(name) == said.get(name) for name in REGION_FIELDS)
+    if args.arg[:1].isdigit() and ", " not in args.arg:
+        record.args = record.args[: len(record.args.rstrip()) - len(args.arg)] + text
+    return True
+
+
+def is_run(record: Syscall) -> bool:
+    """Say whether a call of strace is a KVM_RUN."""
+    args = ioctl_args(record.args) if record.name == "ioctl" else None
+    return args is not None and args.cmd == KVM_RUN
 
 
 def is_kvm_call(call: SyscallEnter) -> bool:

@@ -41,11 +41,12 @@ class StraceQueue:
     """Records that were read and not yet taken.
 
     log: all of them in order of lines. calls: KVM ioctls that have no counterpart yet, by thread, in order.
-    `stamp_ns` is the time that reading has come to.
+    `stamp_ns` is the time that reading has come to. without: ioctls that the other recorder does not record; they are no calls.
     """
 
-    def __init__(self, records: Iterator[Record]) -> None:
+    def __init__(self, records: Iterator[Record], without: frozenset[int] = frozenset()) -> None:
         self._records = records
+        self._without = without
         self._count = 0
         self._open: dict[int, Entry] = {}
         self.log: deque[Entry] = deque()
@@ -98,6 +99,8 @@ class StraceQueue:
         args = ioctl_args(record.args)
         if args is None or not (is_kvm(args.cmd) if args.cmd is not None else "KVM_" in args.cmd_text):
             return False
+        if args.cmd in self._without:
+            return False
         entry = Entry(self._count, record, stage, args.fd.number, args.cmd, None if stage == ENTER else self._count)
         if stage == ENTER:
             self._open[record.tid] = entry
@@ -105,6 +108,16 @@ class StraceQueue:
         self._append(entry)
         self.calls.setdefault(record.tid, deque()).append(entry)
         return True
+
+    def ahead(self, tid: int) -> Iterator[Entry]:
+        """Yield what waits of a thread, in order, and read on for more of it while there is room."""
+        yield from [entry for entry in self.log if entry.record.tid == tid]
+        last = self.log[-1] if self.log else None
+        while self.pull():
+            if self.log and self.log[-1] is not last:
+                last = self.log[-1]
+                if last.record.tid == tid:
+                    yield last
 
     def pull_to(self, stamp_ns: int) -> None:
         """Read until a record is stamped later than this."""

@@ -40,7 +40,7 @@ class PageFold:
     """Takes the lines of shadow-page events.
 
     name: of the trace, for places. on_use: called before a page of a watched VM is accounted. roles: events carry the whole role
-    word, so that nothing of it is missing.
+    word, so that nothing of it is missing. on_unknown: called with a thread whose VM is not known; True: ask again.
 
     The kernel prints the same body for the same page again and again, in the same columns: what a body means, and whose
     thread a line begins with, is remembered, and a line that is known in all of its parts is not parsed.
@@ -53,6 +53,7 @@ class PageFold:
     on_use: Callable[[Use], None] | None = None
     line: int = 0
     roles: bool = False
+    on_unknown: Callable[[int], bool] | None = None
     _known: Known = (0, 0, 0, 0, b"", 0)
     _pages: dict[bytes, tuple[int, int, int, int]] = attrs.field(factory=dict)
     _ignored: dict[bytes, list[int]] = attrs.field(factory=dict)
@@ -138,6 +139,8 @@ class PageFold:
             return
         made, key = page.kind == ACCOUNT, page_key(page.gfn, page.place)
         lane = self.owners.lane(tid, key, zap=not made)
+        if lane is None and self.on_unknown is not None and self.on_unknown(tid):
+            lane = self.owners.lane(tid, key, zap=not made)
         if lane is None:
             self._unplaced(tid, time_ns, line, made=made)
             return

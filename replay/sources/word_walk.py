@@ -129,6 +129,8 @@ class WordWalk(Walk):
     def _whole(self, call: Whole, task: TaskLine, line: int) -> None:
         """Take a call that is recorded at its exit: it was entered before, when its argument was recorded by itself."""
         args = call.enter.args
+        if self.lives is None and not self.dialect.runs and args.get("cmd") == ioctls.KVM_RUN:
+            return  # the first KVM_RUN of each thread only: the other recording has them all
         if self._entered.pop(task.tid, None) != (args.get("fd", -1), args.get("cmd", -1)):
             self.calls.enter(task, call.enter, line)
         self.calls.exit(task, call.exit, line)
