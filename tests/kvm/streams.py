@@ -94,7 +94,13 @@ class Generator:
         types = (0, 0, 0, 0, 0, 1, 3, 5)
         created: list[Event] = [VmCreate(vm=vm, ret=0, type=self.rng.choice(types)) for vm in range(self.vms)]
         opted = [self.cap(None, vm) for vm in range(self.vms) if self.rng.random() < 0.3]
-        return created + opted
+        return created + opted + (self.slip() if self.rng.random() < 0.05 else [])
+
+    def slip(self) -> list[Event]:
+        """Make a memslot that the opt-out of v1 does not see, between opting out and in, and a shadow page in it."""
+        fields: Facts = {"slot": 1 << 16, "memory_size": 4 << 12, "userspace_addr": Hva(0x7F0000000000)}
+        page = ShadowPageAccount(vm=0, as_id=AsId(1), gfn=Gfn(1), level=2)
+        return [VmEnableCap(vm=0, cap=236, args=(0,)), MemslotSet(vm=0, **fields), VmEnableCap(vm=0, cap=236, args=(1,)), page]
 
     def next(self, world: Any) -> Event:
         """Draw an event; a VM that is gone is mostly followed by a new one."""
