@@ -35,7 +35,10 @@ class Together:
         vm = getattr(event, "vm", None)
         if vm is not None:
             self._leads.pop(vm, None)
-        return [lane.step(event, number) for lane in self.lanes]
+        outcomes = [lane.step(event, number) for lane in self.lanes]
+        for lane in self.lanes:
+            lane.machine.allocator.driver_counts.dropped = None
+        return outcomes
 
     def fold(self, run: Run, first: int) -> list[RunOutcome]:
         """Apply a run to all lanes; outcomes may be one object for several lanes."""

@@ -96,7 +96,7 @@ def _count(order: Sorted, layout: Layout, table: Table) -> _Track:
     all_live = bool(live.all())
     cells = _Cells(table, keys, layout.bias, place, None if all_live else np.flatnonzero(live))
     step = order.step if all_live else order.step * live[order.segment]
-    values, start = _values(order, step, cells.read())
+    values, start = _values(order.segment, order.starts, step, cells.read())
     track = _Track(place, found, live, all_live, values, start, start)
     if int(values.min()) < 0 or int(values.max()) > U16_MAX:
         _reflect(order, step, track)
@@ -105,15 +105,15 @@ def _count(order: Sorted, layout: Layout, table: Table) -> _Track:
     return track
 
 
-def _values(order: Sorted, step: Any, start: Any) -> tuple[Any, Any]:
+def _values(segment: Any, starts: Any, step: Any, start: Any) -> tuple[Any, Any]:
     """Return the prefix sums of each counter from its start value, and the start values as wide as they."""
     import numpy as np
 
     sums: Any = np.cumsum(step, dtype=np.int32 if start.itemsize < 4 else np.int64)
     start = start.astype(sums.dtype)
-    before: Any = start - sums[order.starts]
-    before += step[order.starts]
-    sums += before[order.segment]
+    before: Any = start - sums[starts]
+    before += step[starts]
+    sums += before[segment]
     return sums, start
 
 
@@ -128,6 +128,7 @@ class _Cells:
         self._keys = keys if chosen is None else keys[chosen]
         self._root = bias[place if chosen is None else place[chosen]] + (self._keys >> NODE_SHIFT)
         self._slot = self._keys >> LEAF_SHIFT & _LEAF_MASK
+        self._cell = self._keys[:0]
 
     def _places(self, some: Any = None) -> tuple[Any, Any]:
         """Return (home, cell) of the keys, or of some of them; a cell below 512 stands for one that is not there."""
@@ -145,15 +146,16 @@ class _Cells:
         import numpy as np
 
         cells = np.frombuffer(self._table.cells, f"u{self._table.cells.itemsize}")
-        if self._chosen is None:
-            return cells[self._places()[1]]
-        found = np.zeros(self._length, cells.dtype)
         if len(self._keys):
-            found[self._chosen] = cells[self._places()[1]]
+            self._cell = self._places()[1]
+        if self._chosen is None:
+            return cells[self._cell]
+        found = np.zeros(self._length, cells.dtype)
+        found[self._chosen] = cells[self._cell]
         return found
 
     def write(self, start: Any, end: Any) -> None:
-        """Write the counters that changed, making leaves where there are none."""
+        """Write the counters that changed, making leaves where there are none; call it after read()."""
         import numpy as np
 
         if self._chosen is not None:
@@ -161,25 +163,32 @@ class _Cells:
         changed = np.flatnonzero(start != end)
         if not len(changed):
             return
-        cell = self._places(changed)[1]
-        if int(cell.min()) <= _LEAF_MASK:
-            self._link(changed)
-            cell = self._places(changed)[1]
+        cell = self._cell[changed]
+        missing = np.flatnonzero(cell <= _LEAF_MASK)
+        if len(missing):
+            if self._link(changed[missing]):
+                cell[missing] = self._places(changed[missing])[1]
+            else:
+                self._table.make_room(len(changed))  # takes back leaves that are zero: they may be among these
+                self._link(changed[self._places(changed)[1] <= _LEAF_MASK])
+                cell = self._places(changed)[1]
         np.frombuffer(self._table.cells, f"u{self._table.cells.itemsize}")[cell] = end[changed]
 
-    def _link(self, changed: Any) -> None:
-        """Make the nodes and leaves that the changed counters lack."""
+    def _link(self, some: Any) -> bool:
+        """Make the nodes and leaves that some counters lack; False when there are not enough leaves."""
         import numpy as np
 
-        table = self._table
-        for root in np.unique(self._root[changed]).tolist():
+        table, roots = self._table, self._root[some]
+        for root in roots[np.frombuffer(table.roots, np.int32)[roots] == 0].tolist():
             table.link_node(root)
-        homes = np.unique(self._places(changed)[0])
-        table.make_room(len(homes))  # before the places are looked at: it may take back leaves that are zero
-        missing = homes[np.frombuffer(table.nodes, np.int32)[homes] == 0]
-        leaves = np.array(table.take_leaves(len(missing)), np.int32)
-        np.frombuffer(table.nodes, np.int32)[missing] = leaves
-        np.frombuffer(table.homes, np.int32)[leaves] = missing
+        homes = self._places(some)[0]
+        homes = homes[np.append(True, homes[1:] != homes[:-1])]  # they ascend with the keys within each slot
+        if not table.has_room(len(homes)):
+            return False
+        leaves = np.array(table.take_leaves(len(homes)), np.int32)
+        np.frombuffer(table.nodes, np.int32)[homes] = leaves
+        np.frombuffer(table.homes, np.int32)[leaves] = homes
+        return True
 
 
 def _reflect(order: Sorted, step: Any, track: _Track) -> None:
@@ -243,23 +252,25 @@ def _count_external(rows: Rows, order: Sorted, track: _Track, table: Table) -> N
         mine &= rows.kind[order.number] <= REMOVE
     if not track.found.all():
         mine &= track.found[order.segment]
-    held = np.zeros(len(order.keys), bool)
-    held[order.segment[mine]] = True
-    chosen = np.flatnonzero(held)
-    if not len(chosen):
+    at = np.flatnonzero(mine)
+    if not len(at):
         return
-    space, gfn = order.keys >> GFN_BITS, order.keys & _GFN_MASK
-    for number in np.unique(space[chosen]).tolist():
+    segment = order.segment[at]
+    first = np.append(True, segment[1:] != segment[:-1])
+    starts = np.flatnonzero(first)
+    chosen = segment[starts]
+    space, gfn = order.keys[chosen] >> GFN_BITS, order.keys[chosen] & _GFN_MASK
+    for number in np.unique(space).tolist():
         adds = rows.spaces[number][0].external_adds
         adds.own()
-        adds.cover(int(gfn[chosen].max()))
+        adds.cover(int(gfn.max()))
     bias = np.array([vm.external_adds.bias for vm, _space in rows.spaces], np.int64)
-    cells = _Cells(table, gfn, bias, space, chosen)
-    step = order.step * mine
-    values, start = _values(order, step, cells.read().astype(np.int64))
+    cells = _Cells(table, gfn, bias, space, None)
+    held = np.cumsum(first, dtype=np.int32) - 1
+    values, start = _values(held, starts, order.step[at], cells.read().astype(np.int64))
     if int(values.min()) < 0:
-        values, _falls = reflected(values, order.segment)
-    cells.write(start, values[order.lasts])
+        values, _falls = reflected(values, held)
+    cells.write(start, values[np.append(starts[1:], len(at)) - 1])
 
 
 def _count_pages(rows: Rows) -> None:

@@ -18,8 +18,8 @@ LEAF_SHIFT: Final = 9
 NODE_SHIFT: Final = 18
 _MASK: Final = LEAF_PAGES - 1
 _LEAVES_LEAST: Final = 16
-_SWEPT_BY_NUMPY: Final = 4096
-"""A table of more leaves than this is swept by numpy: somebody has counted at least two million events by then."""
+_SWEPT_BY_NUMPY: Final = 2048
+"""A table of more leaves than this is swept by numpy: it holds counters of 4 GiB."""
 
 
 class Roots:
@@ -46,6 +46,8 @@ class Table:
         """Grows when a range gets other roots, which whoever remembers root numbers must know."""
         self.together = False
         """Set while one sharer writes for all of them."""
+        self.dropped: tuple[Roots, int, int, Roots] | None = None
+        """Within one event: what was dropped from which roots, and the roots that came of it."""
         self._free_leaves = array("i")
         self._free_nodes: list[int] = []
         self._free_roots: dict[int, list[int]] = {}
@@ -59,12 +61,16 @@ class Table:
         self.roots.frombytes(bytes(4 * length))
         return Roots(start, length)
 
+    def has_room(self, count: int) -> bool:
+        """Tell whether so many leaves can be taken without taking back any."""
+        return len(self._free_leaves) >= count
+
     def make_room(self, count: int) -> None:
         """See to it that so many leaves are free. May take back leaves that are all zeros again: look places up anew."""
         if len(self._free_leaves) >= count:
             return
         self._sweep()
-        if len(self._free_leaves) < max(count, len(self.homes) // 4):
+        if len(self._free_leaves) < max(count, len(self.homes) // 2):
             self._grow(max(count, len(self.homes), _LEAVES_LEAST))
 
     def take_leaves(self, count: int) -> "array[int]":
@@ -82,23 +88,26 @@ class Table:
 
     def _sweep(self) -> None:
         """Take back the leaves that are linked and hold zeros only."""
-        for leaf in self._zero_leaves():
-            self.nodes[self.homes[leaf]] = 0
-            self.homes[leaf] = 0
-            self._free_leaves.append(leaf)
-
-    def _zero_leaves(self) -> list[int]:
         if len(self.homes) > _SWEPT_BY_NUMPY:
-            import numpy as np  # a large table only
-
-            cells = np.frombuffer(self.cells, dtype=f"u{self.cells.itemsize}").reshape(-1, LEAF_PAGES)
-            linked = np.frombuffer(self.homes, dtype=np.int32) != 0
-            found: list[int] = np.flatnonzero(linked & ~cells.any(axis=1)).tolist()
-            return found
+            self._sweep_many()
+            return
         size = LEAF_PAGES * self.cells.itemsize
-        raw = memoryview(self.cells).cast("B")
-        zeros = bytes(size)
-        return [leaf for leaf, home in enumerate(self.homes) if home and raw[leaf * size : (leaf + 1) * size] == zeros]
+        raw, zeros = memoryview(self.cells).cast("B"), bytes(size)
+        for leaf, home in enumerate(self.homes):
+            if home and raw[leaf * size : (leaf + 1) * size] == zeros:
+                self.nodes[home] = 0
+                self.homes[leaf] = 0
+                self._free_leaves.append(leaf)
+
+    def _sweep_many(self) -> None:
+        import numpy as np  # a large table only
+
+        words = np.frombuffer(self.cells, np.uint64).reshape(len(self.homes), -1)
+        homes = np.frombuffer(self.homes, np.int32)
+        leaves = np.flatnonzero((homes != 0) & (np.bitwise_or.reduce(words, axis=1) == 0))
+        np.frombuffer(self.nodes, np.int32)[homes[leaves]] = 0
+        homes[leaves] = 0
+        self._free_leaves.frombytes(leaves.astype(np.int32).tobytes())
 
     def lengthen(self, roots: Roots, length: int) -> None:
         """Give roots more entries, for all who share them."""
@@ -269,6 +278,31 @@ class Counters(MutableMapping[int, int]):
         """Set all counters to zero."""
         self._renew(self._table.take_roots(self.roots.length))
 
+    def drop(self, first: int, end: int) -> None:
+        """Set the counters from index first to before end to zero. Cost: proportional to the leaves that are touched."""
+        found = list(self._between(first, end))
+        if not found:
+            return
+        known, table = self.roots, self._table
+        before = table.dropped
+        if before is not None and before[:3] == (known, first, end):
+            before[3].owners += 1  # another lane did the same to the same counters a moment ago
+            self._renew(before[3])
+            return
+        copied = self.own()
+        for index in found:
+            table.cells[self._cell(self.base_gfn + index)] = 0
+        table.dropped = (known, first, end, self.roots) if copied else None
+
+    def _between(self, first: int, end: int) -> Iterator[int]:
+        """Yield the indexes of a range whose counters are not zero."""
+        start = (self._base_root << NODE_SHIFT) - self.base_gfn
+        for page, leaf in self._table.leaves_of(self.roots):
+            index = start + (page << LEAF_SHIFT)
+            if first - LEAF_PAGES < index < end:
+                cells = enumerate(self._table.leaf(leaf), index)
+                yield from (place for place, count in cells if count and first <= place < end)
+
     def cover(self, gfn: int) -> None:
         """Make room for a gfn beyond the range; only for ranges that start at gfn 0."""
         need = (gfn >> NODE_SHIFT) - self._base_root + 1
@@ -281,6 +315,7 @@ class Counters(MutableMapping[int, int]):
 
     def own(self) -> bool:
         """Get counters of one's own before a write; tell whether they had to be copied."""
+        self._table.dropped = None
         if self.roots.owners == 1 or self._table.together:
             return False
         self._renew(self._table.copy(self.roots))
@@ -296,7 +331,12 @@ class Counters(MutableMapping[int, int]):
         """Tell whether two ranges count the same. Cost: nothing when they share, else what is touched."""
         if self.roots is other.roots:
             return True
-        return list(self.items()) == list(other.items())
+        return self._content() == other._content()  # noqa: SLF001  # another one of the same class
+
+    def _content(self) -> list[tuple[int, "array[int]"]]:
+        """Return the leaves that are not all zeros, with their places."""
+        leaves = [(page, self._table.leaf(leaf)) for page, leaf in self._table.leaves_of(self.roots)]
+        return [(page, cells) for page, cells in leaves if any(cells)]
 
     def release(self) -> None:
         """Free everything; the counters must not be used afterwards."""

@@ -19,7 +19,9 @@ from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
 from replay.units import U16_MAX
 
 BULK_ROWS_LEAST: Final = 128
-BULK_AFTER_ROWS: Final = 60_000
+BULK_AFTER_ROWS: Final = 30_000
+_Fold = Callable[[Machine, Run, int], RunOutcome | None]
+_BULK: Final[list[_Fold]] = []
 
 
 def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
@@ -57,17 +59,25 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
 def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
     """Apply a run by the rule that is faster for it; both give the same. Raises EventError for a VM that is not there.
 
-    The bulk rule needs numpy, which takes as long to import as the scalar rule takes for some ten thousand rows; and it costs
-    as much a run as the scalar rule for a hundred rows. Source: see the module.
+    The bulk rule needs numpy, which takes as long to import as the scalar rule takes for some ten thousand rows, so it waits
+    for as many, unless it is there already; and it costs as much a run as the scalar rule for a hundred rows.
+    Source: see the module.
     """
     machine.hot_rows += len(run)
-    if len(run) >= BULK_ROWS_LEAST and machine.hot_rows >= BULK_AFTER_ROWS:
-        from replay.kvm.bulk import fold_bulk
-
-        outcome = fold_bulk(machine, run, first)
+    if len(run) >= BULK_ROWS_LEAST and (_BULK or machine.hot_rows >= BULK_AFTER_ROWS):
+        outcome = _bulk()(machine, run, first)
         if outcome is not None:
             return outcome
     return fold_run(machine, run, first)
+
+
+def _bulk() -> _Fold:
+    """Return the bulk rule; numpy is imported when it is asked for the first time."""
+    if not _BULK:
+        from replay.kvm.bulk import fold_bulk
+
+        _BULK.append(fold_bulk)
+    return _BULK[0]
 
 
 class _FastPath:

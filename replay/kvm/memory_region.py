@@ -6,6 +6,7 @@ check_memory_region_flags(), __kvm_set_memory_region() [6.1.192, 6.12.117], and 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 import attrs
@@ -277,10 +278,16 @@ def refusal(request: Request, stage: str) -> Row | None:
 
     Source: the rows. Stages in order: ioctl (not for internal slots), region, then delete, create or change, then place.
     """
-    for row in CHECKS:
-        if row.stage == stage and row.applies(request.release) and row.refuses(request):
+    for row in _checks(request.release, stage):
+        if row.refuses(request):
             return row
     return None
+
+
+@cache
+def _checks(release: Release, stage: str) -> tuple[Row, ...]:
+    """Return the checks of a stage that a release has; asked for a few times for each memslot request."""
+    return tuple(row for row in CHECKS if row.stage == stage and row.applies(release))
 
 
 CREATE: Final = "create"

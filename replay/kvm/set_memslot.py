@@ -171,8 +171,7 @@ def kvm_commit_memory_region(vm: Vm, old: Memslot | None, new: Memslot | None, c
     assert old is not None
     if change == DELETE:
         vm.nr_memslot_pages -= old.npages
-        for gfn in [gfn for gfn in vm.external_adds if old.base_gfn <= gfn < old.end_gfn]:
-            del vm.external_adds[gfn]
+        vm.external_adds.drop(old.base_gfn, old.end_gfn)
         kvm_free_memslot(vm, old)
         return
     if change == MOVE:

@@ -179,5 +179,7 @@ def _check_places(file: Sequence[int | None], line: Sequence[int | None]) -> Non
     """Raise EventError when a row has a file and no line, or a line and no file."""
     if not has_nulls(file) and not has_nulls(line):
         return
+    if isinstance(file, Constant) and isinstance(line, Constant) and file.number is line.number:
+        return  # no row has either
     if any((f is None) != (n is None) for f, n in zip(file, line, strict=True)):
         raise EventError("half a place", where="run.line", expected="file and line both known or both null")
