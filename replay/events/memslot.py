@@ -108,6 +108,9 @@ class NotifierRegister(VmCall):
 
     node: int = uint("number of the notifier node", bits=32, default=0)
     null_kvm: bool = flag("called with a NULL kvm pointer")
+    table: bool = flag(
+        "the user keeps a table of what it tracks and drops that when a slot is flushed, as KVMGT does", default=True
+    )
 
 
 @event(33, "notifier.unregister")

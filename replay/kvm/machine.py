@@ -239,6 +239,7 @@ def _shadow_root_alloc(machine: Machine, event: ShadowRootAlloc, outcome: Outcom
 
 def _notifier_register(machine: Machine, event: NotifierRegister, outcome: Outcome) -> None:
     vm = machine.vm(event.vm)
+    vm.drivers_keep_table &= event.table
     outcome.ret = kvm_page_track_register_notifier(vm, event.node, foreign_mm=event.foreign_mm, null_kvm=event.null_kvm)
 
 

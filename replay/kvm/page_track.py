@@ -216,9 +216,9 @@ def kvm_page_track_flush_slot(vm: Vm, slot: Memslot) -> None:
     """Let external users drop their tracking of a slot that is deleted or moved (API of 5.16-6.5 only).
 
     Source: page_track.c kvm_page_track_flush_slot() [6.1]; kvmgt.c kvmgt_page_track_flush_slot() removes every gfn that it
-    tracks in the slot, before prepare can fail.
+    tracks in the slot, before prepare can fail. A driver without such a table leaves the counters alone (seen on 6.1.192).
     """
-    if not vm.policy.flush_slot or not vm.nodes:
+    if not vm.policy.flush_slot or not vm.nodes or not vm.drivers_keep_table:
         return
     for gfn in sorted(gfn for gfn in vm.external_adds if slot.base_gfn <= gfn < slot.end_gfn):
         for _ in range(vm.external_adds.pop(gfn)):

@@ -63,6 +63,8 @@ class Vm:
     manual_dirty_log_protect: int = 0
     external_adds: Counters = attrs.field(init=False)
     """Outstanding adds of external users by gfn: what a driver's own table holds (kvmgt: one entry a gfn)."""
+    drivers_keep_table: bool = True
+    """Whether the VM's external users remove what they track when a slot is flushed; that is theirs to do, not KVM's."""
 
     def __attrs_post_init__(self) -> None:
         self.external_adds = Counters(self.allocator.driver_counts)

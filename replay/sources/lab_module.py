@@ -42,7 +42,8 @@ def _reg(lab: Lab, op: Operation) -> Iterator[Event]:
     if _from_module(lab, op) or vm is None:
         return
     node = value_at(lab, op, 2) & U32_MAX
-    yield NotifierRegister(vm=vm.number, node=node, **op.call())
+    # The module's track_flush_slot only writes down that it was called.
+    yield NotifierRegister(vm=vm.number, node=node, table=False, **op.call())
     if op.ret is not None and op.ret < 0:
         return
     if own:

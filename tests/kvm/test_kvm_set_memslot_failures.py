@@ -142,6 +142,14 @@ class TestFlushSlot:
         assert lane.slot(2).arch.counts == {0: 1}
         assert lane.vm.external_adds == {32: 1}
 
+    def test_a_driver_without_a_table_drops_nothing(self) -> None:
+        """The kernel only calls the driver; a driver that removes nothing leaves the counts (seen on 6.1.192)."""
+        lane = self.tracked(EAGER_OLD)
+        lane.register(9, table=False)
+        lane.fail("lpage_info")
+        assert lane.set(1, 4, base=700).ret == -12
+        assert lane.slot(1).arch.counts == {0: 2, 2: 1}
+
     @pytest.mark.parametrize("policy", [EAGER_NEW, LAZY])
     def test_later_kernels_keep_it(self, policy: str) -> None:
         """From 6.6 on the move is refused and the counts stay."""

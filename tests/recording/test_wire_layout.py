@@ -29,7 +29,7 @@ EVENTS = {
     "20 dirty_log.get": f"vm slot? fault=False {CALL}",
     "21 dirty_log.clear": f"vm slot? first_page=0 num_pages=0 fault=False {CALL}",
     "22 guest_memfd.create": f"vm size_bytes? flags=0 {CALL}",
-    "32 notifier.register": f"vm node=0 null_kvm=False {CALL}",
+    "32 notifier.register": f"vm node=0 null_kvm=False table=True {CALL}",
     "33 notifier.unregister": f"vm node=0 {CALL}",
     "34 shadow_root.alloc": f"vm nested=False {CALL}",
     "48 alloc.fail": f"vm? site='' nth=1 count=1 off=False {COMMON}",

@@ -204,6 +204,12 @@ class TestModule:
         """An ioctl that the module refused."""
         assert told(line("add v 5", "EBADF", wt_ioctl=False)) == []
 
+    def test_no_table(self) -> None:
+        """The module drops nothing when a slot is flushed."""
+        event = one(line("reg v 3"))
+        assert isinstance(event, NotifierRegister)
+        assert (event.node, event.table) == (3, False)
+
     def test_a_childs_own_module(self) -> None:
         """A child that opens the module for itself drops its notifiers when it exits; with the parent's it does not."""
         own = told(line("child reg v 0"))
