@@ -14,6 +14,7 @@ from replay.analyses.check_state import SITES, Compared, Window, compare_areas, 
 from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns
 from replay.analyses.compare_report import Fact
 from replay.engine.lane import Lane, results_agree
+from replay.errors import ProfileError
 from replay.events import (
     DirtyLogClear,
     DirtyLogGet,
@@ -62,6 +63,8 @@ class Checker:
         self._title = header.title
         self._release = str(profile.release) if known else ""
         self._policy = policy_named(policy, profile.release) if policy else policy_for(profile.release)
+        if not self._policy.kernel:
+            raise ProfileError(f"{self._policy.name} is no kernel's policy", expected="one that a kernel can have")
         self._lane = Lane("recorded", self._policy, profile, factual=True, recorded_tdp=machine.tdp)
         self._window = Window()
         self._vms: set[int] = set()

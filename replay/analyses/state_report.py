@@ -55,6 +55,7 @@ class VmState:
     type: int = uint("machine type", bits=32)
     shadow_root_allocated: bool = flag("kvm->arch.shadow_root_allocated")
     external_write_tracking_enabled: bool = flag("kvm->arch.external_write_tracking_enabled")
+    page_write_tracking_disabled: bool = flag("kvm->arch.page_write_tracking_disabled: opted out, which only v1 lets a VM do")
     vm_bugged: bool = flag("kvm->vm_bugged")
     last_fd_closed: bool = flag("only notifiers keep it alive")
     users_count: int = uint("references: 1 for userspace and 1 a notifier node (6.6 and later)")
@@ -108,6 +109,7 @@ def _vm(vm: Vm) -> VmState:
         type=vm.type,
         shadow_root_allocated=vm.shadow_root_allocated,
         external_write_tracking_enabled=vm.external_write_tracking_enabled,
+        page_write_tracking_disabled=vm.page_write_tracking_disabled,
         vm_bugged=vm.vm_bugged,
         last_fd_closed=vm.destroyed,
         users_count=vm.users_count,

@@ -10,6 +10,8 @@ from replay.report.paint import Paint
 from replay.report.plain import printable
 from replay.units import bytes_text, ret_text
 
+LANES_ABREAST: Final = 2
+"""More lanes than that follow below, in a table of their own: four columns a lane fill a screen."""
 _STAGES: Final = {
     "created": "memslots created",
     "registered": "after the first notifier registration",
@@ -31,7 +33,8 @@ def cost_text(report: CostReport, paint: Paint | None = None) -> Iterator[str]:
         yield ""
         failed = [f"{lane.name}: {ret_text(found.ret)}" for lane, found in lanes if found.ret < 0]
         yield paint("cyan", _STAGES[stage] + (f" ({', '.join(failed)})" if failed else ""))
-        yield from (f"  {line}" for line in _table(lanes, peaks=stage == "end"))
+        for index in range(0, len(lanes), LANES_ABREAST):
+            yield from (f"  {line}" for line in _table(lanes[index : index + LANES_ABREAST], peaks=stage == "end"))
 
 
 def _table(lanes: Sequence[tuple[LaneCost, StageCost]], *, peaks: bool) -> list[str]:

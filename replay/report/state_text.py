@@ -34,9 +34,17 @@ def _lane(lane: LaneState, paint: Paint) -> Iterator[str]:
         yield from _vm(vm)
 
 
+_FLAGS: Final = (
+    "shadow_root_allocated",
+    "external_write_tracking_enabled",
+    "page_write_tracking_disabled",
+    "vm_bugged",
+    "last_fd_closed",
+)
+
+
 def _vm(vm: VmState) -> Iterator[str]:
-    names = ("shadow_root_allocated", "external_write_tracking_enabled", "vm_bugged", "last_fd_closed")
-    flags = ", ".join(name for name in names if getattr(vm, name)) or "no flag set"
+    flags = ", ".join(name for name in _FLAGS if getattr(vm, name)) or "no flag set"
     nodes = ", ".join(f"node {node}" for node in vm.notifiers) or "none"
     yield f"  vm {vm.vm}: {flags}; notifiers {nodes}; users_count {vm.users_count}"
     yield f"    nr_memslot_pages {vm.nr_memslot_pages:,}, indirect_shadow_pages {vm.indirect_shadow_pages:,}"

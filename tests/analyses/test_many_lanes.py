@@ -2,16 +2,22 @@
 
 import pytest
 from comparisons import REGISTER, ROOT, report_of
-from lane_samples import machine, slot
+from lane_samples import machine, replay, slot
 
 from replay.analyses.catalogue import BOUND
+from replay.analyses.check import Checker
 from replay.analyses.compare_report import CompareReport
 from replay.analyses.policy_list import AXES, CATALOGUE_ROWS, policies_report
+from replay.analyses.state_report import state_report
 from replay.analyses.verdict import judged_pairs
+from replay.engine.lanes import make_lanes
+from replay.errors import ProfileError
 from replay.events import AllocFail, Event, VmCreate, VmEnableCap, WriteTrackAdd
+from replay.header import Header
 from replay.kvm.policies import POLICIES
 from replay.report.compare_text import compare_text
 from replay.report.policies_text import policies_text
+from replay.report.state_text import state_text
 from replay.units import Gfn
 
 NEW = VmCreate(vm=0, ret=3)
@@ -112,9 +118,31 @@ class TestNoKernel:
         for lanes in (("eager", "on-demand"), ("eager", "on-demand", "ideal")):
             assert "D3" in {found.catalogue for found in report_of(events, lanes).agreements}
 
+    def test_check_asks_for_a_kernel(self) -> None:
+        """A recorded kernel can not have been ideal: `check` refuses the policy, and takes any other."""
+        header = Header(machine=machine("6.12.117"))
+        with pytest.raises(ProfileError, match="ideal is no kernel's policy"):
+            Checker(header, policy="ideal")
+        for policy in POLICIES[:-1]:
+            assert Checker(header, policy=policy.name).mismatch_count == 0
+
 
 class TestOptOut:
     """Rows of capability 236 and of what follows from it."""
+
+    def test_state_shows_it(self) -> None:
+        """The state of the VM names the flag that v1 stores."""
+        lanes = make_lanes(["v1", "eager"], machine())
+        for lane in lanes:
+            replay(lane, [NEW, VmEnableCap(vm=0, cap=236, args=(0,))])
+        report = state_report(lanes, 1)
+        assert [lane.vms[0].page_write_tracking_disabled for lane in report.lanes] == [True, False]
+        assert [
+            f"vm 0: {words};" in "\n".join(state_text(report)) for words in ("page_write_tracking_disabled", "no flag set")
+        ] == [
+            True,
+            True,
+        ]
 
     def test_results(self) -> None:
         """The accepted opt-out is D33, the registration that it forbids is D2, both with the sentences of v1."""

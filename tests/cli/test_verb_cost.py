@@ -35,6 +35,13 @@ class TestCost:
         assert "\nafter the first shadow root\n" in streams.out
         assert streams.err == ""
 
+    def test_many_lanes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Lanes stand two abreast, so that the price under every policy fits on a screen."""
+        assert main(["cost", "--address-bits", "39", "--lanes", "all"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 110
+        assert sum(line.lstrip().startswith("gfn_write_track") for line in lines) == 3 * 4 - 3  # ideal makes none
+
     @pytest.mark.parametrize("form", ["json", "jsonl"])
     def test_json(self, form: str, capsys: pytest.CaptureFixture[str]) -> None:
         """The same numbers under stable names."""
