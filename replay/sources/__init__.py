@@ -114,12 +114,13 @@ LONG_HEAD_BYTES: Final = 1 << 22
 """How much of an input is looked at when its first HEAD_BYTES do not tell what it is."""
 
 
-def open_stream(paths: Sequence[str]) -> "Stream":
+def open_stream(paths: Sequence[str], *, kvmgt: bool = False) -> "Stream":
     """Return the stream of one recording, or of the traces of one run; "-" is standard input.
 
     Several paths are one run: the files of one strace -ff, a strace and traces of the kernel's events, or several of those. A
-    folder stands for the files in it. Raises UsageError for inputs that do not go together, UnreadableError,
-    UnknownFormatError, EmptyError, and what the importer raises.
+    folder stands for the files in it. kvmgt: VFIO devices that are opened are vGPUs of KVMGT, see `replay.sources.vgpu`.
+    Raises UsageError for inputs that do not go together, UnreadableError, UnknownFormatError, EmptyError, and what the importer
+    raises.
     """
     from replay.sources.files import inputs_of
 
@@ -134,7 +135,17 @@ def open_stream(paths: Sequence[str]) -> "Stream":
         found = ", ".join(f"{name}: {' '.join(source.name for source in same[:4])}" for name, same in sorted(by_format.items()))
         advice = "give one recording, the files of one strace -ff, or strace and traces by other tools of the same run"
         raise UsageError(f"inputs that do not go together ({found})", advice=advice)
-    return factory(by_format)
+    stream = factory(by_format)
+    if kvmgt:
+        _assume_kvmgt(stream)
+    return stream
+
+
+def _assume_kvmgt(stream: "Stream") -> None:
+    assume = getattr(stream, "assume_kvmgt", None)
+    if assume is None:
+        raise UsageError("no strace among the inputs, and only strace shows VFIO devices", expected="strace text with kvmgt")
+    assume()
 
 
 def _by_format(inputs: Sequence["Input"]) -> dict[str, list["Input"]]:

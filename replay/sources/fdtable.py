@@ -22,6 +22,8 @@ VCPU: Final = "vcpu"
 DEVICE: Final = "device"
 MEMFD: Final = "memfd"
 STATS: Final = "stats"
+VGPU: Final = "vgpu"
+"""An open VFIO device that is taken for a vGPU of KVMGT; `File.index` is the number of its notifier node."""
 
 QUIET_MAX: Final = 1024
 """Most ioctls that one task remembers as in need of no second look."""

@@ -1,7 +1,8 @@
 """Name the KVM ioctls: numbers, names as strace prints them, and on which kind of fd they work.
 
 Source: include/uapi/linux/kvm.h (numbers computed with _IOC of type 0xAE on x86-64, Linux 6.12) and
-arch/x86/include/uapi/asm/kvm.h. Direction bits differ per call, so only whole numbers are compared.
+arch/x86/include/uapi/asm/kvm.h; VFIO's two: include/uapi/linux/vfio.h (type ';', base 100). Direction bits
+differ per call, so only whole numbers are compared.
 """
 
 import re
@@ -27,6 +28,8 @@ KVM_CREATE_DEVICE: Final = 0xC00CAEE0
 KVM_SET_DEVICE_ATTR: Final = 0x4018AEE1
 KVM_HAS_DEVICE_ATTR: Final = 0x4018AEE3
 KVM_GET_DEVICE_ATTR: Final = 0x4018AEE2
+VFIO_GROUP_GET_DEVICE_FD: Final = 0x3B6A
+VFIO_DEVICE_BIND_IOMMUFD: Final = 0x3B76
 FIOCLEX: Final = 0x5451
 FIONCLEX: Final = 0x5450
 
@@ -129,6 +132,8 @@ NUMBERS: Final[dict[str, int]] = {
     "KVM_SET_DEVICE_ATTR": KVM_SET_DEVICE_ATTR,
     "KVM_GET_DEVICE_ATTR": KVM_GET_DEVICE_ATTR,
     "KVM_HAS_DEVICE_ATTR": KVM_HAS_DEVICE_ATTR,
+    "VFIO_GROUP_GET_DEVICE_FD": VFIO_GROUP_GET_DEVICE_FD,
+    "VFIO_DEVICE_BIND_IOMMUFD": VFIO_DEVICE_BIND_IOMMUFD,
     "FIONCLEX": FIONCLEX,
     "FIOCLEX": FIOCLEX,
 }

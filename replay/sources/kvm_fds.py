@@ -5,10 +5,11 @@ from typing import Any, Final
 from replay.events import Source, VmCreate
 from replay.header import MEMSLOT_ELSEWHERE
 from replay.sources import ioctls
-from replay.sources.fdtable import DEVICE, KVM, MEMFD, STATS, VCPU, VM, File, Mm, Task, Vm, note_kind
+from replay.sources.fdtable import DEVICE, KVM, MEMFD, STATS, VCPU, VGPU, VM, File, Mm, Task, Vm, note_kind
 from replay.sources.kvm_calls import ALWAYS_THERE, MEMSLOT_CALLS, VM_CALLS
 from replay.sources.strace_args import Fd, IoctlArgs, ioctl_args, number_of
 from replay.sources.syscalls import BOTH, Syscall
+from replay.sources.vgpu import VFIO_CALLS, vfio_call
 from replay.sources.world import World
 from replay.units import EBADF, EEXIST, EFAULT, EINTR, EIO, ENOENT, ENOMEM, ENOTTY, ENXIO, U32_MAX
 
@@ -57,6 +58,8 @@ class KvmFds:
             self.world.count(record, "ioctl interrupted before it did anything", "ignored")
         elif args.cmd in {ioctls.FIOCLEX, ioctls.FIONCLEX}:
             task.table.set_cloexec(args.fd.number, task.tid, cloexec=args.cmd == ioctls.FIOCLEX)
+        elif self.world.kvmgt and args.cmd in VFIO_CALLS:
+            vfio_call(self.world, record, task, args)
         elif args.cmd is None or not ioctls.is_kvm(args.cmd):
             kind = args.cmd_text if args.cmd_text.startswith("KVM_") else "ioctl that is not KVM's"
             self.world.count(record, kind, "ignored")
@@ -99,6 +102,7 @@ class KvmFds:
             return file
         index = _vcpu_index(fd.note)
         same = note_kind(fd.note) == file.kind and (index is None or file.index is None or index == file.index)
+        same = same or (file.kind == VGPU and "vfio" in fd.note)
         if not same:
             self._forget(record, task, fd.number)
         return file if same else None

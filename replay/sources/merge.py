@@ -145,6 +145,10 @@ class MergedImport:
         fold = PageFold(emit.owners, emit.out, self._tally, self._trace.name, calls.use)
         return Walk(self._lexer, calls, fold, emit.out, self._tally, self._trace.name, file, "shadow_pages")
 
+    def assume_kvmgt(self) -> None:
+        """Take VFIO devices that are opened for vGPUs of KVMGT; see `replay.sources.vgpu`."""
+        self._calls.feed.emit.resolver.world.kvmgt = True
+
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order of the trace."""
         self._calls.begin(self._samples(self._read), self._first_ns, self._entering())

@@ -92,6 +92,10 @@ class StraceImport:
             self._resolver = Resolver(self.scan(), tally=self._tally, names=names)
         return self._resolver
 
+    def assume_kvmgt(self) -> None:
+        """Take VFIO devices that are opened for vGPUs of KVMGT; see `replay.sources.vgpu`."""
+        self.resolver.world.kvmgt = True
+
     def items(self) -> Iterator[Item]:
         """Yield events in order of the lines that complete them; see `replay.sources.syscalls`."""
         resolver = self.resolver

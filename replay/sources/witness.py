@@ -6,6 +6,7 @@ from typing import Final
 
 import attrs
 
+from replay.errors import UsageError
 from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import ACCOUNT, Item
 from replay.sources.dialects import Dialect, Whole
@@ -118,6 +119,13 @@ class WitnessedStream:
         sources = tuple(SourceFile(name=name, format=format_) for name, format_ in names)
         tools = tuple(Tool(name="tracefs" if dialect is None else dialect.recorder) for _, dialect in self._others)
         return attrs.evolve(known, sources=(*known.sources, *sources), tools=(*known.tools, *tools))
+
+    def assume_kvmgt(self) -> None:
+        """Hand the word of the user on to the stream."""
+        assume = getattr(self._stream, "assume_kvmgt", None)
+        if assume is None:
+            raise UsageError("no strace among the inputs, and only strace shows VFIO devices", expected="strace text with kvmgt")
+        assume()
 
     def items(self) -> Iterator[Item]:
         """Yield the stream's items, then compare."""

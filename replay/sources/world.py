@@ -6,7 +6,7 @@ import attrs
 
 from replay import events
 from replay.events import Event, Source
-from replay.sources.fdtable import VM, File, FileTable, LooseTable, Mm, Task, Vm
+from replay.sources.fdtable import VGPU, VM, File, FileTable, LooseTable, Mm, Task, Vm
 from replay.sources.lineage import Birth
 from replay.sources.strace_scan import ScanResult
 from replay.sources.syscalls import Record, Syscall
@@ -35,6 +35,8 @@ class World:
         self.vms: dict[int, Vm] = {}
         self.out: list[Event] = []
         self.messages: list[Message] = []
+        self.kvmgt = False
+        self.nodes_numbered = 0
         self.vms_numbered = 0
         self.calls_on_vms = 0
         self.vms_closed = 0
@@ -233,6 +235,8 @@ class World:
         if file.refs > 0 or file.vm is None or not file.keeps:
             return
         vm = file.vm
+        if file.kind == VGPU:
+            self._unregister(vm, file.index or 0, task, reason)
         vm.files -= 1
         if vm.files > 0 or not vm.alive:
             return
@@ -249,6 +253,22 @@ class World:
                 time_ns=self._time_ns,
                 source=self._source,
                 inferred=inferred,
+            )
+        )
+
+    def _unregister(self, vm: Vm, node: int, task: Task, reason: str) -> None:
+        """Say that a vGPU is closed, see `replay.sources.vgpu`; a task on its way out has no mm any more."""
+        foreign = reason in {"exit", "killed", "exec"} or (vm.mm is not None and vm.mm is not task.mm)
+        self.out.append(
+            events.NotifierUnregister(
+                vm=vm.number,
+                node=node,
+                ret=0,
+                foreign_mm=foreign,
+                task=task.who,
+                time_ns=self._time_ns,
+                source=self._source,
+                inferred=True,
             )
         )
 

@@ -28,6 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provenance", metavar="TEXT", help="where the recording comes from, for people")
     parser.add_argument("--machine", metavar="NAME=VALUE,...", help="facts that no trace tells: kernel_release=6.8,tdp=y")
     parser.add_argument("--durable", action="store_true", help="wait for the disk after each block, and say how far it is")
+    parser.add_argument("--kvmgt", action="store_true", help="VFIO devices are KVMGT's vGPUs: opening one registers a notifier")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
 
 
@@ -35,7 +36,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     check_output(args.output, args.inputs, force=args.force)
     if args.durable and args.output == STDIO:
         raise UsageError("--durable needs a file", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
-    stream = open_inputs(args.inputs, console)
+    stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt)
     header = titled(stream.header, args)
     announce = (lambda events: console.note(f"{args.output}: {events:,} events are on the disk")) if args.durable else None
     with opened_writer(args.output, header, force=args.force, announce=announce) as writer:
