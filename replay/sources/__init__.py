@@ -107,6 +107,9 @@ FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
 }
 """Formats that are opened alone, and by whom; those of TRACES go together with strace and each other, see `_run`."""
 
+SNAPSHOTS: Final = "vmallocinfo"
+"""Format of what goes beside any traces of a run, and says nothing alone."""
+
 SEVERAL: Final = frozenset({"strace"})
 """Formats of which one run may have several files; of the others it has one."""
 
@@ -128,6 +131,7 @@ def open_stream(paths: Sequence[str], *, kvmgt: bool = False) -> "Stream":
     if len(inputs) > 1:  # a thread that made no call leaves an empty file of -ff
         inputs = [source for source in inputs if source.head(1)] or inputs
     by_format = _by_format(inputs)
+    snapshots = by_format.pop(SNAPSHOTS, []) if len(by_format) > 1 else []
     factory = FACTORIES.get(tuple(sorted(by_format)))
     if factory is None and by_format.keys() <= {"strace", *TRACES}:
         factory = _run
@@ -136,6 +140,10 @@ def open_stream(paths: Sequence[str], *, kvmgt: bool = False) -> "Stream":
         advice = "give one recording, the files of one strace -ff, or strace and traces by other tools of the same run"
         raise UsageError(f"inputs that do not go together ({found})", advice=advice)
     stream = factory(by_format)
+    if snapshots:
+        from replay.sources.snapshots import ObservedStream
+
+        stream = ObservedStream(stream, snapshots)
     if kvmgt:
         _assume_kvmgt(stream)
     return stream

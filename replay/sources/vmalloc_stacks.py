@@ -173,19 +173,29 @@ class VmallocImport:
             yield Observe(areas=areas, label=LABEL, task=task, time_ns=time_ns, source=source)
 
     def _areas(self, call: _Open, number: int) -> tuple[ObservedArea, ...] | None:
-        """Return what the call took and gave back, by function; None when that is not known of an area."""
+        """Return what the call took and gave back, by function; None when that is not known of an area.
+
+        What it took and gave back itself, a call that failed half way, is neither.
+        """
         rows: dict[str, list[int]] = {}
         known = True
+        own: dict[int, str] = {}
         for area in call.areas:
+            if not area.taken and area.address in own:
+                row = rows[own.pop(area.address)]
+                row[0], row[1] = row[0] - 1, row[1] - self._owner(area)[1]
+                continue
             site, pages = self._owner(area)
             if not site:
                 self._count(number, NO_SITE if area.taken else FREED_UNSEEN, "unknown")
                 known = False
             elif not area.failed:
+                if area.taken:
+                    own[area.address] = site
                 row = rows.setdefault(site, [0, 0, 0, 0])
                 row[0 if area.taken else 2] += 1
                 row[1 if area.taken else 3] += pages
-        return tuple(ObservedArea(site[:64], *row) for site, row in sorted(rows.items())) if known else None
+        return tuple(ObservedArea(site[:64], *row) for site, row in sorted(rows.items()) if any(row)) if known else None
 
     def _owner(self, area: _Area) -> tuple[str, int]:
         if not area.taken:
