@@ -174,7 +174,9 @@ def ioctl_number(text: str) -> int | None:
     if match is None:
         return None
     direction = sum(_DIRECTIONS.get(word, 0) for word in match[1].split("|"))
-    kind, nr, size = (int(part, 0) for part in match.groups()[1:])
+    kind, nr, size = (_literal(part) for part in match.groups()[1:])
+    if kind is None or nr is None or size is None:
+        return None
     return direction << 30 | (size & 0x3FFF) << 16 | (kind & 0xFF) << 8 | (nr & 0xFF)
 
 

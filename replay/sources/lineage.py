@@ -17,7 +17,7 @@ import attrs
 Place = tuple[int, int]
 """Order of things in a recording: (offset or time, line or file)."""
 
-_SIGCHLD_PID: Final = re.compile(r"si_signo=(?:SIGCHLD|0x11|17)[^}]*?\bsi_pid=(\d{1,10})")
+_SIGCHLD_PID: Final = re.compile(r"si_signo=(?:SIGCHLD|0x11|17)[^}]*?\bsi_pid=(\d{1,7})")
 _FLAGS: Final = re.compile(r"flags=([^,}]*)")
 _CLONE_VM: Final = 0x100
 _CLONE_FILES: Final = 0x400

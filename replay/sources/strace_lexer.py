@@ -50,15 +50,15 @@ WANTED: Final = frozenset(
 """System calls that can name, make or end a task, an fd or a VM."""
 
 _LINE: Final = re.compile(
-    r" *(?:\[pid +(\d{1,10})(?:<(.*?)>)?\] +|(\d{1,7})(?:<(.*?)>)? +(?!seconds ))?"  # [pid N<comm>] or N<comm>
+    r" *(?:\[pid +(\d{1,7})(?:<(.*?)>)?\] +|(\d{1,7})(?:<(.*?)>)? +(?!seconds ))?"  # [pid N<comm>] or N<comm>
     r"(?:(\d{9,}(?:\.\d+)?|\d+\.\d+|\d\d:\d\d:\d\d(?:\.\d+)?)(?: \(\+ *[\d.]+\))? +)?"  # -ttt, -r, -tt, -t; -r beside another
     r"(?:\[[0-9a-f?]{8,16}\] )?(?:\[ *\d+\] )?"  # -i, -n
     r"(?:(\w+)\(|<\.\.\. (\w+) resumed>|(---|\+\+\+) )"
 )
 _CALL: Final = re.compile(r"(.*)\) += (0x[0-9a-f]+|-?\d+|\?)(.*)$", re.DOTALL)
-# By far the most frequent line, in one step: an ioctl on one line that succeeded, with -f -o and -ttt or no times.
-_FREQUENT: Final = re.compile(r"(\d{1,7}) +(?:(\d{10})\.(\d{6}) )?ioctl\((.*)\) += (\d{1,18})$", re.DOTALL)
-_ATTACHED: Final = re.compile(r"(?:strace: )?Process (\d{1,10}) attached")
+# By far the most frequent line, in one step: an ioctl on one line that succeeded, with -f -o and -ttt (in 63 bits) or no times.
+_FREQUENT: Final = re.compile(r"(\d{1,7}) +(?:([1-8]\d{9})\.(\d{6}) )?ioctl\((.*)\) += (\d{1,18})$", re.DOTALL)
+_ATTACHED: Final = re.compile(r"(?:strace: )?Process (\d{1,7}) attached")
 _END: Final = re.compile(r"(exited with|killed by|superseded by execve in pid) (\w+)")
 _DURATION: Final = re.compile(r" <(\d+(?:\.\d+)?)>$")
 _ERROR: Final = re.compile(r" (E[A-Z0-9]+)?(?: ?\((?:Unknown error |errno )(\d+)\))?")
@@ -66,7 +66,7 @@ _NOTE: Final = re.compile(r"<((?:[^<>]|<[^<>]*>)*)>")
 _UNFINISHED: Final = " <unfinished ...>"
 _KILLED: Final = "<unfinished ...>) = ?"
 _DETACHED: Final = " <detached ...>"
-_PID_CHANGED: Final = re.compile(r" <pid changed to (\d{1,10}) \.\.\.>$")
+_PID_CHANGED: Final = re.compile(r" <pid changed to (\d{1,7}) \.\.\.>$")
 _SUMMARY: Final = "% time     seconds"
 _NUMBER_DIGITS_MAX: Final = 20
 

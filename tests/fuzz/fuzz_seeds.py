@@ -1,0 +1,59 @@
+"""Inputs that fuzzing starts from: small recordings and traces that come with the project, in the form of each target."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from fuzz_targets import BLOCK, SEPARATOR
+from kvmrwriter import payloads
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+SEED_BYTES_MAX: Final = 6000
+CORPUS: Final = Path(__file__).resolve().parent / "corpus"
+
+
+def _files(folder: str, pattern: str, most: int = 40) -> list[bytes]:
+    """Return the smallest files of a folder that fit, each content once."""
+    paths = sorted((ROOT / folder).rglob(pattern), key=lambda path: (path.stat().st_size, str(path)))
+    found = dict.fromkeys(path.read_bytes() for path in paths if 0 < path.stat().st_size <= SEED_BYTES_MAX)
+    step = max(1, len(found) // most)
+    return list(found)[::step]
+
+
+def _parts(recording: bytes) -> bytes:
+    """Return a recording as the target `mended` takes it."""
+    blocks = payloads(recording)[:-1]
+    return b"".join(BLOCK.pack(block.kind, block.flags, block.events, len(block.payload)) + block.payload for block in blocks)
+
+
+FTRACE: Final = b"""\
+# tracer: nop
+             vmm-100     [001] ..... 1795343281.000110: sys_ioctl(fd: 3, cmd: 0xae01, arg: 0x0)
+             vmm-100     [001] ..... 1795343281.000120: sys_ioctl -> 0x4
+             vmm-100     [001] ..... 1795343281.000210: sys_ioctl(fd: 4, cmd: 0x4020ae46, arg: 0x7ffe92ed8d40)
+             vmm-100     [001] ..... 1795343281.000220: sys_ioctl -> 0x0
+             vmm-101     [000] ..... 1795343281.000230: kvm_mmu_get_page: sp gfn 2b7b 1/4 q0 direct wux nxe ad root 0 sync
+             vmm-101     [000] ..... 1795343281.000240: kvm_mmu_prepare_zap_page: sp gfn 2b7b 1/4 q0 direct wux nxe ad root 0 sync
+CPU:1 [LOST 12 EVENTS]
+             vmm-100     [001] ..... 1795343281.000310: sys_ioctl(fd: 4, cmd: 0xae41, arg: 0x0)
+             vmm-100     [001] ..... 1795343281.000320: sys_ioctl -> 0x5
+"""
+
+
+def seeds(target: str) -> Iterator[bytes]:
+    """Yield the seeds of a target, the finds of earlier runs first."""
+    folder = CORPUS / target
+    yield from (path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
+    recordings, lines = _files("recordings", "*.kvmr"), _files("recordings", "*.jsonl")
+    straces, formats = _files("tests/data/strace", "*.txt"), _files("tests/data/formats", "*")
+    table: dict[str, list[bytes]] = {
+        "kvmr": recordings,
+        "mended": [_parts(data) for data in recordings],
+        "jsonl": lines,
+        "strace": straces,
+        "tracefs": [FTRACE, *formats],
+        "merged": [text + SEPARATOR + FTRACE for text in straces],
+        "lab": _files("tests/data", "*.out"),
+        "any": [*recordings[:5], *lines[:5], *straces[:10], *formats, FTRACE],
+    }
+    yield from table[target]
