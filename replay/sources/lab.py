@@ -17,7 +17,7 @@ from replay.header import Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import Item, items_of
 from replay.sources.files import Input, text_lines
 from replay.sources.lab_compose import RACED, events_of, raced_vm
-from replay.sources.lab_lines import LabEnd, LabLine, parse_line
+from replay.sources.lab_lines import LabEnd, LabLine, is_cut, parse_line
 from replay.sources.lab_module import MODULE_READERS
 from replay.sources.lab_ops import Lab, Operation
 from replay.sources.lab_state import areas_of, state_of
@@ -130,14 +130,21 @@ class LabImport:
             yield event
 
     def _all(self) -> Iterator[Event]:
+        cut = ""
         for line_number, text in enumerate(self._lines, start=1):
             if not text.strip():
                 continue
             where = f"{self._name}:{line_number}"
+            if is_cut(text) and not cut:
+                cut = text
+                self._lab.tally.add(where, "operation that was not written to its end", "lost")
+                continue
             line = parse_line(text, where)
             source = Source(0, line_number)
             if isinstance(line, LabEnd):
                 yield from self._end(line, source, where)
+            elif cut:
+                parse_line(cut, f"{self._name}:{line_number - 1}")  # raises: operations follow the one that is cut off
             else:
                 yield from self._line(line, source, where)
                 self._last = line.number
@@ -179,14 +186,13 @@ class LabImport:
         cgroup.current_bytes = max(0, cgroup.current_bytes + (pages << PAGE_SHIFT))
 
     def _end(self, line: LabEnd, source: Source, where: str) -> Iterator[Event]:
-        if line.status == 0:
+        if not line.what:
             return
-        what = "the kernel died" if line.status is None else f"the probe was ended with status {line.status}"
         operation = self._next_operation()
-        during = f" in operation {operation!r}" if operation else ""
-        self._lab.tally.add(where, f"{what}{during}"[:128], "lost")
-        self._warnings.append(f"{where}: {what}{during}")
-        yield Lost(what=f"{what}{during}"[:256], source=source)
+        what = f"{line.what} in operation {operation!r}" if operation else line.what
+        self._lab.tally.add(where, what[:128], "lost")
+        self._warnings.append(f"{where}: {what}")
+        yield Lost(what=what[:256], source=source)
 
     def _next_operation(self) -> str:
         """Return the operation of the script that comes after the last one that was printed."""

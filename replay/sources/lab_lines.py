@@ -35,9 +35,9 @@ class LabLine:
 
 @attrs.frozen
 class LabEnd:
-    """The last line: how slotprobe ended; None when its kernel died."""
+    """How slotprobe ended, in words; "" for an end as it should be."""
 
-    status: int | None
+    what: str
 
 
 def parse_line(text: str, where: str) -> LabLine | LabEnd:
@@ -45,14 +45,14 @@ def parse_line(text: str, where: str) -> LabLine | LabEnd:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise TraceSyntaxError("not JSON", where=where, expected="a line of slotprobe", advice="cut off?") from error
+        advice = "only the last operation of a result may be cut off"
+        raise TraceSyntaxError("not JSON", where=where, expected="a line of slotprobe", advice=advice) from error
     if not isinstance(found, dict):
         raise TraceSyntaxError(f"a JSON {type(found).__name__}", where=where, expected="an object")
     if "op" not in found:
-        if "exit" in found:
-            return LabEnd(number(found["exit"], U32_MAX, f"{where}, exit"))
-        if found.get("crashed") is True:
-            return LabEnd(None)
+        end = _end(found, where)
+        if end is not None:
+            return end
     words = tuple(_text(found, "op", where).split())
     if not 0 < len(words) <= WORDS_MAX:
         raise TraceSyntaxError(f"an operation of {len(words)} words", where=where, expected=f"1 to {WORDS_MAX}")
@@ -65,6 +65,21 @@ def parse_line(text: str, where: str) -> LabLine | LabEnd:
         areas=_areas(found.get("kvm", {}), where),
         extra=found,
     )
+
+
+def _end(found: dict[str, Any], where: str) -> LabEnd | None:
+    """Return the end that a line without operation tells; None when it tells none."""
+    if "exit" in found:
+        status = number(found["exit"], U32_MAX, f"{where}, exit")
+        return LabEnd(f"the probe was ended with status {status}" if status else "")
+    if "fatal" in found:
+        return LabEnd(f"the probe gave up: {_text(found, 'fatal', where)[:64]}")
+    return LabEnd("the kernel died") if found.get("crashed") is True else None
+
+
+def is_cut(text: str) -> bool:
+    """Tell whether a line is an operation that was not written to its end."""
+    return text.startswith("{") and not text.rstrip().endswith("}")
 
 
 def number(value: Any, most: int, where: str) -> int:

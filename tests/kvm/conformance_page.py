@@ -27,6 +27,10 @@ kvm-replay check recordings/kernel/6.12-npt1/22-nested.kvmr
 kvm-replay check --policy eager recordings/kernel/6.12eager-npt1/04-register.kvmr
 ```
 
+The scripts 01 to 26 ask what was known to matter. The random ones do 40 to 160 operations each, chosen by a seed: slots that
+come, move, overlap and go in both address spaces, notifiers, gfns, failing allocations of every array, and guests that write
+their page tables meanwhile. They are a sample of several hundred such runs.
+
 The kernels are Debian's: 6.1.192 (eager, the API of 5.16-6.5), 6.12.117 (on-demand, as merged), 6.12.117 with only the on-demand
 policy undone in kvm.ko (eager with everything else equal), and both cloud flavours, which lack
 CONFIG_KVM_EXTERNAL_WRITE_TRACKING. They ran under emulation with AMD SVM and nested paging. npt1: tdp on; npt0: tdp off;
@@ -35,7 +39,7 @@ notdpmmu: tdp on, TDP MMU off; smp2: two CPUs, where operations ran in parallel;
 This page and the recordings are made by commands; tests hold page and recordings together (tests/kvm/test_conformance.py):
 
 ```
-python tests/kvm/kernel_recordings.py RESULTS    # RESULTS/<kernel>-<configuration>/<case>.out, as the probe printed them
+python tests/kvm/kernel_recordings.py RESULTS...    # RESULTS/<kernel>-<configuration>/<case>.out, as the probe printed them
 python tests/kvm/conformance_page.py > docs/conformance.md
 ```
 """

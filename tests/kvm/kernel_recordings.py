@@ -1,8 +1,8 @@
 """Make recordings/kernel/ from results of slotprobe, and read it.
 
-`python tests/kvm/kernel_recordings.py RESULTS [RECORDINGS]` converts RESULTS/<prefix>-<configuration>/<case>.out, which the
-oracle's run.sh writes, into RECORDINGS/<prefix>-<configuration>/<case>.kvmr (default: recordings/kernel). What the results do
-not hold is in the table below: it is known to whoever booted those kernels.
+`python tests/kvm/kernel_recordings.py RESULTS...` converts RESULTS/<prefix>-<configuration>/<case>.out, as the probe printed
+them, into recordings/kernel/<prefix>-<configuration>/<case>.kvmr. What the results do not hold is in the table below: it is
+known to whoever booted those kernels.
 """
 
 import json
@@ -130,5 +130,5 @@ def recordings() -> Iterator[tuple[Path, KvmrReader]]:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else KERNELS
-    sys.stdout.write(f"{make(Path(sys.argv[1]), target)} recordings\n")
+    made = sum(make(Path(results), KERNELS) for results in sys.argv[1:])
+    sys.stdout.write(f"{made} recordings\n")

@@ -167,7 +167,7 @@ class TestBadLines:
     def test_refused(self, text: str) -> None:
         """The complaint names file and line."""
         with pytest.raises(TraceSyntaxError, match=r"x\.out:2"):
-            read(LINE + text)
+            read(LINE + text + "\n" + LINE)
 
     def test_unknown_operation_is_counted(self) -> None:
         """An operation of a newer slotprobe is counted, not guessed."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from replay.errors import TraceSyntaxError
 from replay.events import (
     AllocFail,
     DirtyLogClear,
@@ -343,6 +344,28 @@ class TestObservations:
         assert last.what == "the probe was ended with status 137 in operation 'reg v 0'"
         assert stream.trailer().total("lost") == 1
         assert len(stream.warnings()) == 1
+
+    @pytest.mark.parametrize(
+        ("end", "what"),
+        [
+            ('{"fatal":"vmallocinfo","errno":12}', "the probe gave up: vmallocinfo"),
+            ('{"crashed":true}', "the kernel died"),
+            ('{"exit":139}', "the probe was ended with status 139"),
+        ],
+    )
+    def test_other_ends(self, end: str, what: str) -> None:
+        """A probe that gave up and a kernel that died are losses too; the status behind them is another word for it."""
+        found, stream = imported(line("vm v"), end)
+        assert [event.what for event in found if isinstance(event, Lost)] == [what]
+        assert stream.trailer().total("lost") == 1
+
+    def test_a_cut_operation(self) -> None:
+        """An operation that was not written to its end is lost, when none follows it."""
+        found, stream = imported(line("vm v"), line("close v")[:30], '{"exit":137}')
+        assert [type(event) for event in found] == [VmCreate, Observe, Lost]
+        assert stream.trailer().total("lost") == 2
+        with pytest.raises(TraceSyntaxError, match=r"case\.out:2: not JSON"):
+            imported(line("vm v"), line("close v")[:30], line("close v"))
 
     def test_a_clean_end(self) -> None:
         """Exit status 0 is no loss, and the trailer counts the events."""
