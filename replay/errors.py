@@ -58,7 +58,7 @@ class UnknownFormatError(KvmReplayError):
 
     code = "KVR003"
     title = "unknown format"
-    remedy = "Give a recording (.kvmr, .jsonl), strace text or tracefs text; `kvm-replay info` says what a file is taken for."
+    remedy = "Give a recording (.kvmr, .jsonl) or a trace of docs/formats.md; `kvm-replay info` says what a file is taken for."
 
 
 class UnwritableError(KvmReplayError):

@@ -108,10 +108,11 @@ IMPORT: Final = Verb(
     name="import",
     summary="turn traces into a recording",
     description="""\
-Read strace text and tracefs text (or another recording) and write one recording: every event that a replay needs, with its
-place in the trace, and a count of everything that was lost, not understood or ignored. Also turns .kvmr into .jsonl and back.""",
+Read traces of one run (or another recording) and write one recording: every event that a replay needs, with its place in the
+trace, and a count of everything that was lost, not understood or ignored. Also turns .kvmr into .jsonl and back.""",
     inputs="""\
-TRACE: strace or tracefs text, plain or compressed, or a recording, or - ; several traces of one run are merged by time.
+TRACE: text of strace, tracefs, bpftrace, perf, trace-cmd report -R or babeltrace2, plain or compressed, a recording, or - ;
+several traces of one run become one recording. docs/formats.md says what each of them shows.
 `strace -f -ttt -y -o FILE -e trace=...` as in README.md gives what is needed.""",
     statuses={
         SAME: "the recording is written; losses are said on standard error",
@@ -119,6 +120,7 @@ TRACE: strace or tracefs text, plain or compressed, or a recording, or - ; sever
     },
     examples=(
         "kvm-replay import strace.txt -o boot.kvmr",
+        "kvm-replay import strace.txt -o boot.kvmr --kvmgt",
         "kvm-replay import strace.txt ftrace.txt -o boot.jsonl --title 'boot of a guest' --machine kernel_release=6.8,tdp=n",
     ),
     add_arguments=_add_arguments,
