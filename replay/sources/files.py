@@ -29,6 +29,11 @@ HEAD_BYTES: Final = 1 << 16
 EXPANDED_BYTES_MAX: Final = 1 << 42
 """Most that a compressed file may give: 4 TiB, more than any recorder fills in a week."""
 _SPOOL_BYTES_MAX: Final = 1 << 23
+WINDOW_BYTES_MAX: Final = 1 << 26
+"""How far back a compressed file may refer, for which its header makes a decompressor take memory: what xz -9 needs."""
+_XZ_MEMORY_BYTES: Final = WINDOW_BYTES_MAX + (1 << 21)
+_ZSTD_PIECE_BYTES: Final = 256
+"""How much zstd is given at once: four bytes of it may stand for 128 KiB, so this for 8 MiB."""
 
 _MAGIC: Final = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"))
 _DECOMPRESSION_FAILURES: Final = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
@@ -152,6 +157,8 @@ class _Guarded(io.RawIOBase):
             data = self._inner.read(min(len(buffer), BLOCK_BYTES))
         except _DECOMPRESSION_FAILURES as error:
             raise DecompressionError(str(error), where=self._name, expected="an intact compressed file") from error
+        except MemoryError as error:
+            raise DecompressionError("needs more memory than there is", where=self._name) from error
         except OSError as error:
             raise UnreadableError(str(error), where=self._name) from error
         buffer[: len(data)] = data
@@ -171,8 +178,45 @@ def _open_gzip(raw: BinaryIO, _name: str) -> IO[bytes]:
     return cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
 
 
-def _open_xz(raw: BinaryIO, _name: str) -> IO[bytes]:
-    return cast("IO[bytes]", lzma.LZMAFile(raw, "rb"))
+def _open_xz(raw: BinaryIO, name: str) -> IO[bytes]:
+    return cast("IO[bytes]", io.BufferedReader(_XzStreams(raw, name)))
+
+
+class _XzStreams(io.RawIOBase):
+    """Streams of xz one after the other, with a limit of memory (the library's own reader of files has none)."""
+
+    def __init__(self, raw: BinaryIO, name: str) -> None:
+        self._raw, self._name = raw, name
+        self._stream: lzma.LZMADecompressor | None = None
+        self._input, self._ready = b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and self._step():
+            pass
+        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _step(self) -> bool:
+        """Decompress a little more; False at the end of the file."""
+        if not self._input and (self._stream is None or self._stream.needs_input):
+            self._input = self._raw.read(1 << 14)
+            if not self._input:
+                if self._stream is not None:
+                    raise DecompressionError("stops in the middle of an xz stream", where=self._name, expected="an intact file")
+                return False
+        if self._stream is None:
+            self._input = self._input.lstrip(b"\0")  # padding between streams
+            self._stream = lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES) if self._input else None
+        if self._stream is not None:
+            self._ready = self._stream.decompress(self._input, BLOCK_BYTES)
+            self._input = b""
+            if self._stream.eof:
+                self._input, self._stream = self._stream.unused_data, None
+        return True
 
 
 def _open_zstd(raw: BinaryIO, name: str) -> IO[bytes]:
@@ -203,13 +247,13 @@ class _ZstdFrames(io.RawIOBase):
 
     def _step(self) -> bool:
         """Decompress a little more; False at the end of the file."""
-        self._input = self._input or self._raw.read(1 << 14)
+        self._input = self._input or self._raw.read(_ZSTD_PIECE_BYTES)
         if not self._input:
             if self._frame is not None:
                 raise DecompressionError("stops in the middle of a zstd frame", where=self._name, expected="an intact file")
             return False
         if self._frame is None:
-            self._frame = self._zstandard.ZstdDecompressor().decompressobj()
+            self._frame = self._zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX).decompressobj()
         try:
             self._ready = self._frame.decompress(self._input)
         except self._zstandard.ZstdError as error:

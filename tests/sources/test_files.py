@@ -86,6 +86,38 @@ class TestCompression:
         with pytest.raises(DecompressionError, match="grows beyond"):
             whole(kept(tmp_path, gzip.compress(TEXT)))
 
+    def test_window(self, tmp_path: Path) -> None:
+        """A header that makes a decompressor take more memory than the limit is refused before it does."""
+        wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+        zstd = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+        dictionary = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 30}]
+        claims = {
+            "zstd": zstd.compress(TEXT) + zstd.flush(),
+            "xz": lzma.compress(TEXT, filters=dictionary),
+        }
+        for name, data in claims.items():
+            with pytest.raises(DecompressionError) as caught:
+                whole(kept(tmp_path, data, name))
+            assert "emory" in str(caught.value)
+        assert whole(kept(tmp_path, lzma.compress(TEXT, preset=9))) == TEXT
+
+    def test_xz_streams(self, tmp_path: Path) -> None:
+        """Streams of xz in a row, with padding between and behind, are one file; anything else behind is an error."""
+        packed = lzma.compress(TEXT)
+        assert whole(kept(tmp_path, packed + bytes(8) + packed * 2 + bytes(40000))) == TEXT * 3
+        with pytest.raises(DecompressionError):
+            whole(kept(tmp_path, packed + b"rubbish"))
+
+    def test_no_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A decompressor that gets no memory is an error like any other."""
+
+        def none(*_args: object) -> int:
+            raise MemoryError
+
+        monkeypatch.setattr(gzip.GzipFile, "read", none)
+        with pytest.raises(DecompressionError, match="more memory than there is"):
+            whole(kept(tmp_path, gzip.compress(TEXT)))
+
     def test_zstd_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without the zstandard library the zstd command does it, when there is one."""
         monkeypatch.setitem(sys.modules, "zstandard", None)
