@@ -32,7 +32,7 @@ class Waiting:
         time.sleep(60)
     def trailer(self): return Trailer()
     def warnings(self): return []
-def waiting(names, console):
+def waiting(names, console, **options):
     return Waiting()
 inputs.open_inputs = import_.open_inputs = waiting
 from replay.cli.verbs import dump
