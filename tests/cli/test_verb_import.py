@@ -1,5 +1,6 @@
 """Promises of `kvm-replay import`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,22 @@ class TestMachine:
         """A title that the header can not hold is bad usage."""
         assert main(["import", "strace.txt", "-o", "a.kvmr", "--title", "x" * 257]) == 2
         assert HEADER.title
+
+
+class TestSummary:
+    """What import says of its own work."""
+
+    def test_json_summary(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A json summary counts events and what was lost, on standard output; the note on standard error is for people."""
+        source, target = tmp_path / "a.kvmr", tmp_path / "b.kvmr"
+        write_kvmr(source, [], HEADER, Trailer(counters=(Counter(kind="a loss", count=3, severity="lost"),)))
+        assert main(["import", str(source), "-o", str(target), "--format", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["schema"], found["events"], found["lost"], found["unknown"]) == ("kvm-replay/import/1", 0, 3, 0)
+
+    def test_one_standard_output(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The summary and the recording can not both have standard output."""
+        source = tmp_path / "a.kvmr"
+        write_kvmr(source, [], HEADER, Trailer())
+        assert main(["import", str(source), "-o", "-", "--format", "jsonl"]) == 2
+        assert "both want standard output" in capsys.readouterr().err

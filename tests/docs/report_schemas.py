@@ -6,6 +6,7 @@ from typing import Any, Final
 from replay.analyses.check_report import CheckReport
 from replay.analyses.compare_report import CompareReport
 from replay.analyses.cost import CostReport
+from replay.analyses.import_report import ImportReport
 from replay.analyses.info import Info
 from replay.analyses.live_report import LiveReport
 from replay.analyses.policy_list import PoliciesReport
@@ -18,6 +19,7 @@ from replay.soundness import RecoverReport, VerifyReport
 DIRECTORY: Final = Path(__file__).resolve().parent.parent.parent / "schemas"
 VERSION: Final = 1
 REPORTS: Final[dict[str, type[Any]]] = {
+    "import": ImportReport,
     "info": Info,
     "compare": CompareReport,
     "check": CheckReport,

@@ -13,7 +13,7 @@ from replay.errors import UnwritableError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replay.header import Header
+    from replay.header import Header, Trailer
     from replay.recording import JsonlWriter, Writer
     from replay.recording.files import Announce
 
@@ -30,12 +30,24 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--durable", action="store_true", help="wait for the disk after each block, and say how far it is")
     parser.add_argument("--kvmgt", action="store_true", help="VFIO devices are KVMGT's vGPUs: opening one registers a notifier")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "jsonl"),
+        default="text",
+        help="of the summary: text is a note on standard error, the others a document on standard output (default: text)",
+    )
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
+    import attrs
+
     check_output(args.output, args.inputs, force=args.force)
     if args.durable and args.output == STDIO:
         raise UsageError("--durable needs a file", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
+    if args.format != "text" and args.output == STDIO:
+        raise UsageError(
+            f"--format {args.format} and the recording both want standard output", expected="-o NAME.kvmr or NAME.jsonl"
+        )
     stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt)
     header = titled(stream.header, args)
     announce = (lambda events: console.note(f"{args.output}: {events:,} events are on the disk")) if args.durable else None
@@ -45,9 +57,25 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         writer.finish(stream.trailer())
     say_warnings(stream, console)
     say_losses(stream, console)
-    totals = ", ".join(f"{stream.trailer().total(severity):,} {severity}" for severity in ("lost", "unknown", "ignored"))
-    console.note(f"{args.output}: {writer.events:,} events; {totals}")
+    say_summary(args, console, header, attrs.evolve(stream.trailer(), events=writer.events))
     return SAME
+
+
+def say_summary(args: argparse.Namespace, console: Console, header: "Header", trailer: "Trailer") -> None:
+    """Say what was written: a note on standard error, or a document on standard output."""
+    from replay.analyses.import_report import ImportReport
+    from replay.report.json_text import document
+
+    totals = {severity: trailer.total(severity) for severity in ("lost", "unknown", "ignored")}
+    if args.format == "text":
+        words = ", ".join(f"{count:,} {severity}" for severity, count in totals.items())
+        console.note(f"{args.output}: {trailer.events:,} events; {words}")
+        return
+    report = ImportReport(
+        output=args.output, title=header.title, events=trailer.events, sources=header.sources, counters=trailer.counters, **totals
+    )
+    with console.result() as out:
+        out.write(document("import", report, one_line=args.format == "jsonl"))
 
 
 @contextlib.contextmanager

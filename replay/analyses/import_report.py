@@ -1,0 +1,20 @@
+"""Shape the result of `import`: what was written, and what the traces lacked."""
+
+import attrs
+
+from replay.events.base import text, uint, values
+from replay.header import Counter, SourceFile
+
+
+@attrs.frozen(kw_only=True)
+class ImportReport:
+    """One recording that was written."""
+
+    output: str = text("name of the recording", length_max=4096)
+    title: str = text("its title", length_max=256)
+    events: int = uint("events in it")
+    lost: int = uint("events that are known to be missing")
+    unknown: int = uint("things in the traces that were not understood")
+    ignored: int = uint("things in the traces that were understood and have no effect on the model")
+    sources: tuple[SourceFile, ...] = values("traces that were read", SourceFile, length_max=4096)
+    counters: tuple[Counter, ...] = values("losses, unknown and ignored things by kind", Counter, length_max=4096)
