@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -165,3 +166,18 @@ def read_jsonl(data: bytes) -> tuple[list[Event], JsonlReader]:
     """Return the events of a .jsonl, and its reader."""
     reader = JsonlReader(io.BytesIO(data))
     return list(events_of(reader.items())), reader
+
+
+def names(directory: Path) -> list[str]:
+    """Return the names of the files in a directory."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def write_and_stop(cls: type[Writer | JsonlWriter], target: Any, events: Iterable[Item], stop: Exception | None = None) -> None:
+    """Write a recording; raise `stop` before its end if there is one."""
+    with cls(target, HEADER) as writer:
+        for event in events:
+            writer.write(event)
+        if stop:
+            raise stop
+        writer.finish(TRAILER)
