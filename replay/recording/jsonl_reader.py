@@ -8,8 +8,7 @@ There are no checksums here; what makes a line wrong is said with file, line and
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from replay.errors import EventError, HeaderError, KvmReplayError, RecordingError, UnknownFormatError
 from replay.events import Event
@@ -20,6 +19,7 @@ from replay.recording.files import Input, Readable
 from replay.recording.jsonl_writer import END_KEY, FORMAT_KEY, FORMAT_PREFIX, HAND_WRITTEN_KEY
 from replay.recording.limits import LINE_BYTES, LINE_CONTAINERS, RECORDING_EVENTS, keep, over
 from replay.recording.named import EVENT_KEY, Named, value_of_named
+from replay.recording.opened import Opened
 from replay.recording.upcast import UPCASTS, Dialect, Upcasts, dialect_of
 from replay.runs import Item, items_of
 
@@ -62,7 +62,7 @@ def parse_object(line: bytes) -> Named:
     return found
 
 
-class JsonlReader:
+class JsonlReader(Opened):
     """Read a .jsonl recording from a path, "-" or an open binary stream; a `replay.stream.Stream`.
 
     The first line is read at once: HeaderError, VersionError, UnknownFormatError or UnreadableError come from here.
@@ -85,31 +85,6 @@ class JsonlReader:
         except BaseException:
             self._input.close()
             raise
-
-    @property
-    def name(self) -> str:
-        """Name of the file, as it was given."""
-        return self._input.name
-
-    @property
-    def header(self) -> Header:
-        """The header, brought up to the present schema version."""
-        return self._header
-
-    @property
-    def schema_version(self) -> tuple[int, int]:
-        """Schema version of the file itself."""
-        return self._dialect.version
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; items() does so at its end."""
-        self._input.close()
 
     def items(self) -> Iterator[Item]:
         """Yield events, and runs of hot events, in order. Event 0 is the first. All before an error are yielded."""

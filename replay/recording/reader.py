@@ -7,8 +7,6 @@ EventError: bytes are not what the writer wrote; what was yielded before is a tr
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from replay.errors import DamagedError, HeaderError, KvmReplayError, RecordingError
 from replay.header import Header, Trailer
@@ -29,12 +27,13 @@ from replay.recording.blocks import (
 )
 from replay.recording.ends import Prefix, header_of_record, torn_trailer, trailer_of_record
 from replay.recording.files import Input, Readable
+from replay.recording.opened import Opened
 from replay.recording.segments import ROWS, rows_of, run_of_columns, segments_of, structural
 from replay.recording.upcast import UPCASTS, Dialect, Upcasts
 from replay.runs import Item
 
 
-class KvmrReader:
+class KvmrReader(Opened):
     """Read a .kvmr recording from a path, "-" or an open binary stream; a `replay.stream.Stream`.
 
     The header is read at once: HeaderError, VersionError, DamagedError or UnreadableError come from here. items() may be
@@ -59,31 +58,6 @@ class KvmrReader:
             self._input.close()
             raise
         self._may_compress = self._header.compression == "zlib"
-
-    @property
-    def name(self) -> str:
-        """Name of the file, as it was given."""
-        return self._input.name
-
-    @property
-    def header(self) -> Header:
-        """The header, brought up to the present schema version."""
-        return self._header
-
-    @property
-    def schema_version(self) -> tuple[int, int]:
-        """Schema version of the file itself."""
-        return self._dialect.version
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; items() does so at its end."""
-        self._input.close()
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order. Event 0 is the first."""
