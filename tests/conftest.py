@@ -1,4 +1,4 @@
-"""Settle how property tests run: never judged by time; the same draws in CI, fresh ones elsewhere."""
+"""Settle how property tests run: never judged by time; the same draws in CI, fresh ones elsewhere. Print what sweeps tried."""
 
 import os
 
@@ -11,3 +11,5 @@ settings.register_profile(
     derandomize=os.environ.get("CI") == "true",
 )
 settings.load_profile("kvm-replay")
+
+pytest_plugins = ["sweep_figures"]
