@@ -95,6 +95,7 @@ class JsonlReader(Opened):
             if self._trouble is not None:
                 raise self._trouble
         finally:
+            self._trouble = None  # else reader and error would hold each other, and a line, until the next collection
             self._input.close()
 
     def _events_before_trouble(self) -> Iterator[Event]:

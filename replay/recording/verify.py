@@ -54,6 +54,7 @@ def read_through(reader: Reader, take: Callable[[Item], None]) -> KvmReplayError
         try:
             item = next(items, None)
         except KvmReplayError as error:
+            error.__traceback__ = error.__context__ = None  # they hold all that was at hand, such as a long line
             return error
         if item is None:
             return None

@@ -90,11 +90,16 @@ class Scanner:
 
     def _see_tids(self, block: str, before: int) -> None:
         first = self._builder.lineage.first
-        for text in sorted(set(_TID.findall(block))):
-            if int(text) not in first:
-                found = re.search(rf"^(?:\[pid +)?{text}(?=[ <\]])", block, re.MULTILINE)
-                assert found is not None
-                first[int(text)] = (before + 1 + block.count("\n", 0, found.start()), 0)
+        new = {text for text in set(_TID.findall(block)) if int(text) not in first}
+        line, place = before + 1, 0
+        for found in _TID.finditer(block) if new else ():  # one pass, however many there are
+            if found[1] in new:
+                line += block.count("\n", place, found.start())
+                place = found.start()
+                new.remove(found[1])
+                first.setdefault(int(found[1]), (line, 0))
+                if not new:
+                    return
 
     def _see_options(self, block: str) -> None:
         result = self.result

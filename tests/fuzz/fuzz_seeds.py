@@ -20,6 +20,12 @@ def _files(folder: str, pattern: str, most: int = 40) -> list[bytes]:
     return list(found)[::step]
 
 
+def _heads(folder: str) -> list[bytes]:
+    """Return the first lines of each text file in a folder."""
+    texts = [path.read_bytes()[:SEED_BYTES_MAX] for path in sorted((ROOT / folder).glob("*"))]
+    return [text[: text.rindex(b"\n") + 1] for text in texts if b"\n" in text]
+
+
 def _parts(recording: bytes) -> bytes:
     """Return a recording as the target `mended` takes it."""
     blocks = payloads(recording)[:-1]
@@ -32,8 +38,8 @@ FTRACE: Final = b"""\
              vmm-100     [001] ..... 1795343281.000120: sys_ioctl -> 0x4
              vmm-100     [001] ..... 1795343281.000210: sys_ioctl(fd: 4, cmd: 0x4020ae46, arg: 0x7ffe92ed8d40)
              vmm-100     [001] ..... 1795343281.000220: sys_ioctl -> 0x0
-             vmm-101     [000] ..... 1795343281.000230: kvm_mmu_get_page: sp gfn 2b7b 1/4 q0 direct wux nxe ad root 0 sync
-             vmm-101     [000] ..... 1795343281.000240: kvm_mmu_prepare_zap_page: sp gfn 2b7b 1/4 q0 direct wux nxe ad root 0 sync
+ vmm-101     [000] ..... 1795343281.000230: kvm_mmu_get_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync new
+ vmm-101     [000] ..... 1795343281.000240: kvm_mmu_prepare_zap_page: sp gen 0 gfn 8b0 l2 8-byte q0 wux nxe ad root 0 sync
 CPU:1 [LOST 12 EVENTS]
              vmm-100     [001] ..... 1795343281.000310: sys_ioctl(fd: 4, cmd: 0xae41, arg: 0x0)
              vmm-100     [001] ..... 1795343281.000320: sys_ioctl -> 0x5
@@ -45,7 +51,7 @@ def seeds(target: str) -> Iterator[bytes]:
     folder = CORPUS / target
     yield from (path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
     recordings, lines = _files("recordings", "*.kvmr"), _files("recordings", "*.jsonl")
-    straces, formats = _files("tests/data/strace", "*.txt"), _files("tests/data/formats", "*")
+    straces, formats = _files("tests/data/strace", "*.txt"), _heads("tests/data/formats")
     table: dict[str, list[bytes]] = {
         "kvmr": recordings,
         "mended": [_parts(data) for data in recordings],
