@@ -25,7 +25,7 @@ _REST: Final = rb"(?P<time>\d{1,19})(?P<fraction>(?!))? (?P<head>\d{1,7} \d{1,7}
 LINE: Final = re.compile(_REST + rb"(?:(?: \w+=.*)?))\r?$")
 JSON_LINE: Final = re.compile(rb'\{"type": "printf", "data": "' + _REST + rb'(?: \w+=[^"\\]*)?)(?:\\n)?"\}\r?$')
 _HEAD: Final = re.compile(rb"(\d+) (\d+) (.*)", re.DOTALL)
-_FIELD: Final = re.compile(rb"(\w+)=(-?[0-9a-fA-F]{1,20}(?:,[0-9a-f]{1,16})*)(?=\s|$)")
+_FIELD: Final = re.compile(rb"\b(\w+)=(-?[0-9a-fA-F]{1,20}(?:,[0-9a-f]{1,16})*)(?=\s|$)")
 _DECIMAL: Final = frozenset({"fd", "ret", "created", "old", "new", "child", "thread", "code", "gen", "flags_dec"})
 _LOST: Final = re.compile(rb"\s*Lost (\d{1,18}) events\s*")
 _NOTES: Final = re.compile(rb"\s*$|Attaching \d+ probes?\.\.\.|@|ERROR: .*RLIMIT_MEMLOCK|WARNING: ")

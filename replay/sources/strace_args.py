@@ -14,7 +14,7 @@ _IOCTL: Final = re.compile(
     r"((?:_IOC\([^)]*\)|\w+)(?: /\* [^*]* \*/)?)(?:, *(.*))?$",
     re.DOTALL,
 )
-_FIELD: Final = re.compile(r"(\w+)=([^,{}]*)")
+_FIELD: Final = re.compile(r"\b(\w+)=([^,{}]*)")
 _CMSG: Final = re.compile(r"cmsg_type=(?:SCM_RIGHTS|0x1(?: /\* SCM_RIGHTS \*/)?), cmsg_data=\[")
 _MAX_NUMBER: Final = (1 << 64) - 1
 

@@ -27,7 +27,7 @@ USUAL_COLUMNS: Final = re.compile(
 
 # Any columns: matched from the right, because comm may hold spaces, dashes and brackets.
 _ANY_LINE: Final = re.compile(
-    rb"\s*(?P<comm>.*)-(?P<tid>\d{1,7})\s+(?:\(\s*(?P<tgid>\d{1,7}|-+)\)\s+)?"
+    rb"(?P<comm>.*)-(?P<tid>\d{1,7})\s+(?:\(\s*(?P<tgid>\d{1,7}|-+)\)\s+)?"
     rb"(?:\[\d{1,5}\]\s+(?:[a-zA-Z.]\S{2,6}\s+)?(?P<number>\d{1,20})(?:\.(?P<fraction>\d{1,9}))?"
     rb"|\d{1,5}[a-zA-Z.]\S{2,6}\s+(?P<us>\d{1,15})us.?\s*): +(?P<body>.*?)\r?",
     re.DOTALL,
@@ -36,7 +36,7 @@ SECONDS_MAX: Final = 9_000_000_000
 """No time of a trace is later than this: it would not fit 63 bits of nanoseconds."""
 _ENTER: Final = re.compile(rb"sys_(\w+)\((.*)\)\s*")
 _EXIT: Final = re.compile(rb"sys_(\w+) -> 0x([0-9a-f]{1,16})\s*")
-_ARGUMENT: Final = re.compile(rb"(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
+_ARGUMENT: Final = re.compile(rb"\b(\w+): (0x[0-9a-f]{1,16}|\d{1,20})(?=[,)]|$)")
 # Registers are printed whole; a caller that passed an int has left its sign in the upper half. fs/ioctl.c SYSCALL_DEFINE3(ioctl).
 _UNSIGNED_INTS: Final = frozenset({"fd", "cmd", "fildes", "oldfd", "newfd"})
 _NAMED: Final = re.compile(rb"([A-Za-z_][\w.:]*):(?:\s|$)")

@@ -40,7 +40,7 @@ AREAS_MAX: Final = 1 << 20
 """Most areas that are remembered to know their function when they are freed."""
 _EVENT: Final = re.compile(r"(\d{1,19}) (\d{1,7}) (SETMEM_RET|SETMEM|VMAP|VFREE|CREATE_VM) (.*?)\s*")
 _FRAME: Final = re.compile(r"\s+([A-Za-z_][\w.]*)(?:\+(?:0x)?[0-9a-f]+)?(?: \[\w+\])?\s*")
-_FIELD: Final = re.compile(r"(\w+)=(-?(?:0x[0-9a-fA-F]{1,16}|\d{1,20}))(?=\s|$)")
+_FIELD: Final = re.compile(r"\b(\w+)=(-?(?:0x[0-9a-fA-F]{1,16}|\d{1,20}))(?=\s|$)")
 _LOST: Final = re.compile(r"\s*Lost (\d{1,18}) events\s*")
 _NOTE: Final = re.compile(r"\s*$|Attaching \d+ probes?\.\.\.")
 # What stands between the area and the function that wanted it, in the names of any release.

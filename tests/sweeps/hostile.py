@@ -15,6 +15,9 @@ FTRACE_VM: Final = b"""\
  vmm-101 [001] ..... 16.000110: sys_ioctl(fd: 3, cmd: 0xae01, arg: 0x0)
  vmm-101 [001] ..... 16.000120: sys_ioctl -> 0x4
 """
+BPFTRACE: Final = b"2980676276847 31770 31772 qemu-system-x86 IOCTL fd=11 cmd=ae01 arg=0 ret=5\n"
+WORD: Final = b"_" * 500_000
+"""What a pattern that starts anew at each character would look at 125,000 million times."""
 SLOT: Final = b"{slot=0, flags=0, guest_phys_addr=0, memory_size=4096, userspace_addr=0x7f0000000000}"
 
 
@@ -143,5 +146,10 @@ LINES: Final[dict[str, Callable[[], bytes]]] = {
     "a line without end": lambda: FIRST_LINE + b'{"event": "' + b"x" * (40 * MIB),
     "a first line without end": lambda: b'{"kvm-replay": "' + b"x" * (40 * MIB),
     "a strace line without end": lambda: OPEN + b"100 ioctl(" + b"x" * (40 * MIB),
+    "a word in strace": lambda: (
+        OPEN + CREATE + b"100 ioctl(4<anon_inode:kvm-vm>, KVM_SET_USER_MEMORY_REGION, {" + WORD + b"}) = 0\n"
+    ),
+    "a word in bpftrace": lambda: BPFTRACE + b"2980676276848 31770 31772 qemu-system-x86 IOCTL fd=11 " + WORD + b"\n",
+    "blanks in tracefs": lambda: FTRACE + FTRACE_VM + b"\t" * MIB + b"nothing\n",
     "a tracefs line without end": lambda: FTRACE + b" vmm-1 [001] ..... 17.000001: " + b"x" * (40 * MIB),
 }
