@@ -119,17 +119,17 @@ def _zstd(window_log: int) -> bytes:
 
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log)
     packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    return packer.compress(bytes(256 * MIB)) + packer.flush()
+    return packer.compress(bytes(128 * MIB)) + packer.flush()
 
 
 def _xz(dictionary: int) -> bytes:
     packer = lzma.LZMACompressor(filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}])
-    return b"".join([*(packer.compress(bytes(MIB)) for _ in range(256)), packer.flush()])
+    return b"".join([*(packer.compress(bytes(MIB)) for _ in range(128)), packer.flush()])
 
 
 ARCHIVES: Final[dict[str, Callable[[], bytes]]] = {
-    "gzip": lambda: gzip.compress(bytes(256 * MIB), 1),
-    "gzip of one line": lambda: gzip.compress(OPEN + b"1" * (128 * MIB), 1),
+    "gzip": lambda: gzip.compress(bytes(128 * MIB), 1),
+    "gzip of one line": lambda: gzip.compress(OPEN + b"1" * (64 * MIB), 1),
     "xz": lambda: _xz(1 << 20),
     "xz with a window": lambda: _xz(1 << 30),
     "zstd": lambda: _zstd(20),

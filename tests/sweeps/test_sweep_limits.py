@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bombs import BOMBS
 from hostile import ARCHIVES, GROWING, LINES
-from sweep import ROOT, Figures, blocks_file, files
+from sweep import ROOT, Figures, blocks_file, files, share
 
 from replay.errors import KvmReplayError
 from replay.recording import open_recording
@@ -79,7 +79,7 @@ class TestMemory:
 
     def test_growing(self, tmp_path: Path, figures: Figures) -> None:
         """Many tasks, VMs, calls, kinds and pages, in the same."""
-        found = child(tmp_path, {name: partial(make, 40_000) for name, make in GROWING.items()}, 64)
+        found = child(tmp_path, {name: partial(make, share(40_000, 15_000)) for name, make in GROWING.items()}, 64)
         figures("large traces under a limit of 64 MiB + 4 x file", len(found), most_MiB=max(found.values()))
 
     def test_archives(self, tmp_path: Path, figures: Figures) -> None:
