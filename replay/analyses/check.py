@@ -11,7 +11,7 @@ import attrs
 
 from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason, Rule
 from replay.analyses.check_state import SITES, Compared, Window, compare_areas, compare_state, shadow_settled
-from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns
+from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns, doubts
 from replay.analyses.compare_report import Fact
 from replay.engine.lane import Lane, results_agree
 from replay.errors import ProfileError
@@ -29,7 +29,7 @@ from replay.events import (
     VmCreate,
     VmEnableCap,
 )
-from replay.header import Header
+from replay.header import Header, Trailer
 from replay.kvm.allocator import SITE_DIRTY
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CHECKS
@@ -50,7 +50,9 @@ def check(stream: Stream, overrides: Mapping[str, Any] | None = None, *, policy:
     overrides: facts of the profile that take the place of the header's. policy: its name, for a kernel whose release does not
     tell it (a distribution's patch). Raises RecordingError, SourceError, EventError or ProfileError. Cost: that of one lane.
     """
-    return Checker(stream.header, overrides, policy).run(stream.items())
+    checker = Checker(stream.header, overrides, policy)
+    checker.run(stream.items())
+    return checker.report(stream.trailer())
 
 
 class Checker:
@@ -75,11 +77,10 @@ class Checker:
         self._mismatches: list[Mismatch] = []
         self._events = 0
 
-    def run(self, items: Iterable[Item]) -> CheckReport:
-        """Read all items and return the report."""
+    def run(self, items: Iterable[Item]) -> None:
+        """Read all items."""
         for item in items:
             self.take(item)
-        return self.report()
 
     def take(self, item: Item) -> None:
         """Compare one item, for callers that watch a kernel while it answers; `mismatch_count` tells what came of it."""
@@ -237,8 +238,8 @@ class Checker:
     def _skip(self, reason: str, number: int) -> None:
         self._reasons.setdefault(reason, [0, number])[0] += 1
 
-    def report(self) -> CheckReport:
-        """Return what was found so far."""
+    def report(self, trailer: Trailer) -> CheckReport:
+        """Return what was found so far; the trailer tells what the recording lacks."""
         checked = sum(cells[0] for cells in self._facets.values())
         agreed = sum(cells[1] for cells in self._facets.values())
         return CheckReport(
@@ -250,6 +251,8 @@ class Checker:
             checked=checked,
             agreed=agreed,
             not_checkable=sum(cells[0] for cells in self._reasons.values()),
+            doubtful=sum(cells[0] for name, cells in self._reasons.items() if doubts(name)),
+            losses=self._unknown.unplaced(trailer),
             mismatch_count=self.mismatch_count,
             facets=tuple(Facet(name=name, checked=c[0], agreed=c[1]) for name, c in sorted(self._facets.items())),
             rules=tuple(Rule(kind=k, rule=r, source=s, checked=n) for (k, r, s), n in sorted(self._rules.items())),

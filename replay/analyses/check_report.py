@@ -69,6 +69,8 @@ class CheckReport:
     checked: int = uint("comparisons made")
     agreed: int = uint("comparisons in which model and kernel agree")
     not_checkable: int = uint("recorded facts that could not be compared")
+    doubtful: int = uint("of those, facts behind a loss, in an unknown past or after a call that the recorder did not show")
+    losses: int = uint("what the recording's end counts as lost or not understood, at no known place")
     mismatch_count: int = uint("comparisons in which they do not agree")
     facets: tuple[Facet, ...] = values("comparisons by kind", Facet, length_max=64)
     rules: tuple[Rule, ...] = values("rules that decided the compared results", Rule, length_max=1024)
@@ -76,7 +78,13 @@ class CheckReport:
     mismatches: tuple[Mismatch, ...] = values("the first mismatches", Mismatch, length_max=MISMATCHES_MAX)
 
     def status(self) -> int:
-        """Return 0 when all agree, 1 when the kernel contradicts the model, 3 when nothing can be said."""
-        if not self.checked or not self.release:
+        """Return 0 when all agree, 1 when the kernel contradicts the model, 3 when nothing can be said.
+
+        A loss at a known place leaves what was compared before it: a mismatch there stands. One at an unknown place may be
+        the cause of any mismatch.
+        """
+        if not self.checked or not self.release or self.losses:
             return CANNOT_TELL
-        return CONTRADICTED if self.mismatch_count else AGREES
+        if self.mismatch_count:
+            return CONTRADICTED
+        return CANNOT_TELL if self.doubtful else AGREES

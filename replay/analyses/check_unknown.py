@@ -5,6 +5,7 @@ from typing import Final
 import attrs
 
 from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, VmAttach
+from replay.header import Trailer
 from replay.kvm.policies import Policy
 
 BORROWED: Final = "the model takes this result from the recording"
@@ -15,6 +16,18 @@ OPAQUE: Final = "a call before it did not show its arguments"
 CAPABILITY: Final = "a KVM_ENABLE_CAP before it did not show its arguments: it may concern the dirty log"
 PENDING: Final = "a call before it was not seen to return"
 SKIPPED: Final = "can not happen under this profile"
+LOST: Final = "lost: "
+DOUBTS: Final = frozenset({ATTACHED, OPAQUE, PENDING})
+"""Reasons that leave open what the kernel did, as a loss does; under the others nothing recorded is unknown."""
+
+
+def doubts(reason: str) -> bool:
+    """Tell whether what could not be compared for a reason may have gone otherwise than the model says.
+
+    >>> doubts("lost: perf samples"), doubts(BORROWED)
+    (True, False)
+    """
+    return reason in DOUBTS or reason.startswith(LOST)
 
 
 @attrs.define
@@ -22,6 +35,8 @@ class Unknowns:
     """What is not known, by VM; None stands for every VM."""
 
     policy: Policy
+    placed: dict[str, None] = attrs.field(factory=dict)
+    """Losses that events speak of, so that their place is known."""
     _all: dict[int | None, str] = attrs.field(factory=dict)
     _shadow: dict[int | None, str] = attrs.field(factory=dict)
     _dirty: dict[int | None, str] = attrs.field(factory=dict)
@@ -33,7 +48,8 @@ class Unknowns:
         elif isinstance(event, Opaque):
             self._opaque(event)
         elif isinstance(event, Lost):
-            reason = f"lost: {event.what}"[:256]
+            reason = f"{LOST}{event.what}"[:256]
+            self.placed[event.what] = None
             (self._shadow if event.affects == "shadow_pages" else self._all).setdefault(event.vm, reason)
             return reason
         elif isinstance(event, (MemslotSet, NotifierRegister, ShadowRootAlloc)) and self._pending(event):
@@ -56,6 +72,10 @@ class Unknowns:
     def void(self, event: Event) -> bool:
         """Tell whether the kernel function has no result: register before 6.6 (page_track.c [6.1])."""
         return isinstance(event, NotifierRegister) and not self.policy.register_checks_mm
+
+    def unplaced(self, trailer: Trailer) -> int:
+        """Return how much the trailer counts as lost or not understood of which no event says where."""
+        return sum(c.count for c in trailer.counters if c.severity != "ignored" and c.kind not in self.placed)
 
     def why(self, vm: int | None) -> str:
         """Return why nothing is known of a VM, "" when it is."""

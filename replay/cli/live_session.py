@@ -52,7 +52,7 @@ class Session:
             recording=kept,
             replay=shlex.join(["kvm-replay", "check", *policy, kept]) if kept else "",
             repeat=repeat,
-            check=self._checker.report(),
+            check=self._checker.report(self._run.trailer()),
         )
 
     def _facts(self, origins: dict[str, str]) -> tuple[Origin, ...]:

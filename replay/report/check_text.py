@@ -44,6 +44,14 @@ def verdict(report: CheckReport) -> str:
         return "cannot tell: nothing in the recording can be held against the model"
     if not report.release:
         return "cannot tell: the recorded kernel's release is not known; give it with --profile release=..."
+    if report.losses:
+        return f"cannot tell: {report.losses:,} things are lost or not understood, nobody knows where; {_compared(report)}"
+    if report.doubtful and not report.mismatch_count:
+        return f"cannot tell: {report.doubtful:,} facts lie behind what the recording does not show; {_compared(report)}"
+    return _compared(report)
+
+
+def _compared(report: CheckReport) -> str:
     if report.mismatch_count:
         return f"the kernel contradicts the model in {report.mismatch_count:,} of {report.checked:,} comparisons"
     return f"model and kernel agree in all {report.checked:,} comparisons"

@@ -19,6 +19,9 @@ ALL_BYTES_MAX = 3 << 20
 CASES_OF_A_BATTERY = {"6.1": 28, "6.12": 28, "6.12eager": 16}
 """Recordings of each full configuration; the random scripts ran on the unchanged kernels only."""
 
+LACKING = {"15-enomem-oomkill": 9, "22-nested": 1, "25-notifier-events": 3}
+"""Scripts that lack something, and in how many recordings what it lacks could have been compared."""
+
 
 def case_of(name: str) -> Case:
     """Return one checked recording."""
@@ -35,7 +38,13 @@ class TestKernels:
         report = case_of(name).report
         assert [(m.event, m.what, m.expected, m.observed) for m in report.mismatches] == []
         assert report.agreed == report.checked > 0
-        assert report.status() == 0
+        assert report.status() == (3 if name.partition("/")[2] in LACKING and report.doubtful else 0)
+
+    def test_what_lacks_something(self) -> None:
+        """The probe was killed in one script, and two ran guests that nobody watched: those answer "cannot tell"."""
+        lacking = [case.name for case in cases() if case.report.status() == 3]
+        assert {name: lacking.count(name) for name in LACKING} == LACKING
+        assert len(lacking) == sum(LACKING.values())
 
     def test_all_kernels_are_there(self) -> None:
         """Nine full batteries of three kernels, two cloud kernels, five-level paging, and two CPUs are checked."""

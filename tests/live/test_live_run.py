@@ -6,7 +6,7 @@ import attrs
 import pytest
 from fake_kernel import FILES, RELEASE, FakeKernel, FakeVm, Lie
 
-from replay.analyses.check import Checker
+from replay.analyses.check import Checker, check
 from replay.analyses.check_report import CheckReport
 from replay.events import (
     DirtyLogClear,
@@ -41,7 +41,7 @@ def live(kernel: FakeKernel, *, seed: int = 1, operations: int = 1000, vms_max: 
 def compared(kernel: FakeKernel, **more: int) -> CheckReport:
     """Run and compare."""
     run = live(kernel, **more)
-    return Checker(run.header).run(run.items())
+    return check(run)
 
 
 def counts(report: CheckReport) -> dict[str, tuple[int, int]]:

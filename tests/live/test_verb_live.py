@@ -313,7 +313,7 @@ class TestTrouble:
         assert (kernel.open_fds, kernel.shut_down) == (0, True)
         assert [path.name for path in tmp_path.iterdir()] == ["run.kvmr.part"]
         capsys.readouterr()
-        assert main(["check", "run.kvmr.part"]) == 0
+        assert main(["check", "run.kvmr.part"]) == 3
         assert "torn" in capsys.readouterr().err
 
     def test_interrupted_without_a_name(self, given: Given, tmp_path: Path) -> None:

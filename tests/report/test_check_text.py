@@ -8,7 +8,7 @@ from replay.report.check_text import MISMATCHES_SHOWN, check_text, verdict
 from replay.report.paint import Paint
 
 
-def report(checked: int = 7, agreed: int = 7, release: str = "6.12.117", mismatches: int = 0) -> CheckReport:
+def report(checked: int = 7, agreed: int = 7, release: str = "6.12.117", mismatches: int = 0, **lack: int) -> CheckReport:
     """Return a report."""
     one = Mismatch(event=4, line=2, vm=0, what="areas", expected="", observed="a\x1b[2J", rule="create", source="x.c f()")
     return CheckReport(
@@ -20,6 +20,8 @@ def report(checked: int = 7, agreed: int = 7, release: str = "6.12.117", mismatc
         checked=checked,
         agreed=agreed,
         not_checkable=2,
+        doubtful=lack.get("doubtful", 0),
+        losses=lack.get("losses", 0),
         mismatch_count=checked - agreed,
         facets=(Facet(name="results of calls", checked=checked, agreed=agreed),) if checked else (),
         reasons=(Reason(reason="borrowed", count=2, first_event=0),),
@@ -35,6 +37,18 @@ class TestText:
         [
             (report(), "model and kernel agree in all 7 comparisons"),
             (report(agreed=6, mismatches=1), "the kernel contradicts the model in 1 of 7 comparisons"),
+            (
+                report(losses=3),
+                (
+                    "cannot tell: 3 things are lost or not understood, nobody knows where; "
+                    "model and kernel agree in all 7 comparisons"
+                ),
+            ),
+            (
+                report(doubtful=2),
+                "cannot tell: 2 facts lie behind what the recording does not show; model and kernel agree in all 7 comparisons",
+            ),
+            (report(agreed=6, mismatches=1, doubtful=2), "the kernel contradicts the model in 1 of 7 comparisons"),
             (report(checked=0, agreed=0), "cannot tell: nothing in the recording can be held against the model"),
             (report(release=""), "cannot tell: the recorded kernel's release is not known; give it with --profile release=..."),
         ],

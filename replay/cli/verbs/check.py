@@ -31,7 +31,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     stream = open_inputs(args.inputs, console)
     checker = Checker(stream.header, parse_facts(args.profile), args.policy)
     with console.result(args.output, inputs=args.inputs) as out:
-        report = checker.run(console.progress("checking").over(stream.items()))
+        checker.run(console.progress("checking").over(stream.items()))
+        report = checker.report(stream.trailer())
         if args.format == "text":
             out.writelines(f"{line}\n" for line in check_text(report, Paint(console.paints(out))))
         else:
@@ -46,7 +47,8 @@ CHECK: Final = Verb(
     description="""\
 Replay a recording in the lane of the kernel that it was made on, and compare event by event: every recorded result, and every
 observation of the kernel's own state and allocations. Results that the model takes from the recording, and whatever lies
-behind a loss, are counted as not checkable with the reason. Zero comparisons are never a pass.""",
+behind a loss, are counted as not checkable with the reason. Zero comparisons are never a pass, and neither is a recording
+that lacks something.""",
     inputs="""\
 RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.
 The kernel's release must be in the header or in --profile release=...""",
@@ -54,7 +56,7 @@ The kernel's release must be in the header or in --profile release=...""",
         SAME: "model and kernel agree in every comparison, and there is at least one",
         DIVERGENCE: "the kernel contradicts the model",
         TROUBLE: "bad usage, or input that can not be read",
-        CANNOT_TELL: "nothing to compare, or the kernel's release is not known",
+        CANNOT_TELL: "nothing to compare, the kernel's release is not known, or something is lost",
     },
     examples=(
         "kvm-replay check boot.kvmr",

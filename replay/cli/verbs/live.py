@@ -73,6 +73,7 @@ def _ask(args: argparse.Namespace, console: Console) -> "LiveReport":
     from replay.analyses.check import Checker
     from replay.analyses.live_report import LiveReport
     from replay.cli.live_session import Session
+    from replay.header import Trailer
     from replay.kvm.release import Release
     from replay.live.device import DevKvm, this_release
     from replay.live.probe import probe_device, read_text
@@ -92,7 +93,7 @@ def _ask(args: argparse.Namespace, console: Console) -> "LiveReport":
             raise
         console.warn(f"cannot tell: {error.code} {error.title}: {error}")
         return LiveReport(seed=args.seed, operations=0, trouble=str(error), repeat=_repeat(args))
-    for fact in checker.report().profile:
+    for fact in checker.report(Trailer()).profile:
         if fact.assumed:
             console.warn(f"{fact.name} could not be found out, assumed {fact.value}; --machine gives it")
     return Session(args, console, device, header, checker).report(origins, _repeat(args))
