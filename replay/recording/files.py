@@ -41,6 +41,11 @@ class Input:
             self.name = str(getattr(what, "name", "stream"))
             self._stream = what
 
+    @property
+    def is_file(self) -> bool:
+        """Whether `name` is that of a regular file, which can be opened again."""
+        return self._owned and Path(self.name).is_file()
+
     @staticmethod
     def _open(name: str) -> BinaryIO:
         try:
@@ -60,6 +65,14 @@ class Input:
         taken += self._fill(size - len(taken))
         self.position += len(taken)
         return taken
+
+    def seek(self, position: int) -> None:
+        """Go on at another byte of the file."""
+        try:
+            self._stream.seek(position)
+        except OSError as error:
+            raise self._trouble(error) from None
+        self._ahead, self.position = b"", position
 
     def line(self, size_max: int) -> bytes:
         """Return the next line with its line end, at most `size_max` bytes of it; b"" at the end."""

@@ -21,6 +21,11 @@ class Opened:
         return self._input.name
 
     @property
+    def is_file(self) -> bool:
+        """Whether it was opened by the name of a file, which can be opened again."""
+        return self._input.is_file
+
+    @property
     def header(self) -> Header:
         """The header, brought up to the present schema version."""
         return self._header

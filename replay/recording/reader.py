@@ -10,6 +10,7 @@ from pathlib import Path
 
 from replay.errors import DamagedError, HeaderError, KvmReplayError, RecordingError
 from replay.header import Header, Trailer
+from replay.recording.block_map import BlockPlace
 from replay.recording.blocks import (
     END,
     EVENTS,
@@ -68,6 +69,12 @@ class KvmrReader(Opened):
                 yield from self._next_block()
         finally:
             self._input.close()
+
+    def skip_to(self, place: BlockPlace) -> None:
+        """Let items() begin with a block of this file's `BlockMap`: its header, chain and payload are checked as ever."""
+        assert not self._started, "a recording is read once"
+        self._input.seek(place.at)
+        self._block, self._events, self._previous = place.number, place.first_event, place.previous
 
     def trailer(self) -> Trailer:
         """Return what the end says; of a torn recording, that events are lost."""

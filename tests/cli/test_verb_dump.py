@@ -11,6 +11,8 @@ from replay.cli import main
 from replay.cli.verbs.dump import chosen
 from replay.events import Mark, WriteTrackAdd
 from replay.events.base import Event, Source, Task
+from replay.header import Trailer
+from replay.recording import Writer
 from replay.runs import events_of, items_of
 from replay.units import Gfn
 
@@ -144,3 +146,38 @@ class TestChosen:
                         assert list(chosen(items_of(events), first=first, last=last, codes=codes, vm=vm)) == wanted
                         cases += 1
         assert cases == 180
+
+
+class TestSeek:
+    """A part of a recording of many blocks is read without the rest, and is the same part."""
+
+    def test_slices(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Every slice, in each form, is that of the whole dump, times included; what lies before it is not read."""
+        path = tmp_path / "many.kvmr"
+        events = [*boot(), *(Mark(text=str(number)) for number in range(30))]
+        with Writer(path, HEADER) as writer:
+            for start in range(0, len(events), 6):
+                for item in items_of(events[start : start + 6]):
+                    writer.write(item)
+                writer.flush()
+            writer.finish(Trailer())
+        for form in ("text", "jsonl"):
+            assert main(["dump", str(path), "--format", form]) == 0
+            lines = capsys.readouterr().out.splitlines()
+            assert len(lines) == len(events)
+            for first, last in [(at, at + 3) for at in range(0, len(lines), 2)] + [(0, 43), (43, 10**9)]:
+                assert main(["dump", str(path), "--format", form, "--from", str(first), "--to", str(last)]) == 0
+                assert capsys.readouterr().out.splitlines() == lines[first : last + 1]
+        assert main(["dump", str(path), "--from", "44"]) == 0
+        assert capsys.readouterr().err == "kvm-replay: no event was chosen\n"
+
+    def test_damage_before(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Damage inside a block that is passed over does not hinder, and in one that is read it is an error."""
+        path = write_kvmr(tmp_path / "many.kvmr", [Mark(text=str(number)) for number in range(3 * 16384)])
+        data = bytearray(path.read_bytes())
+        data[5000] ^= 1
+        path.write_bytes(data)
+        slices = {first: ["dump", str(path), "--format", "jsonl", "--from", first, "--to", first] for first in ("20000", "7")}
+        assert main(slices["20000"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"number": 20000, "event": "mark", "text": "20000"}
+        assert main(slices["7"]) == 2

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.seeking import first_time_ns, skip_to
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
 from replay.errors import UsageError
 
@@ -52,12 +53,14 @@ def chosen_codes(kinds: list[str] | None) -> frozenset[int] | None:
 
 
 def chosen(
-    items: Iterable["Item"], *, first: int, last: int | None, codes: frozenset[int] | None, vm: int | None
+    items: Iterable["Item"], *, first: int, last: int | None, codes: frozenset[int] | None, vm: int | None, number: int = 0
 ) -> Iterator[Numbered]:
-    """Yield the chosen events with their numbers, from 0; reads no further than `last` and builds no event that is not chosen."""
+    """Yield the chosen events with their numbers; reads no further than `last` and builds no event that is not chosen.
+
+    number: that of the first event of the items.
+    """
     from replay.runs import Run
 
-    number = 0
     for item in items:
         if last is not None and number > last:
             return
@@ -76,8 +79,8 @@ def chosen(
 class Origin:
     """Remember the first time that a recording has, whichever of its events are chosen."""
 
-    def __init__(self) -> None:
-        self.time_ns: int | None = None
+    def __init__(self, time_ns: int | None = None) -> None:
+        self.time_ns = time_ns
 
     def over(self, items: Iterable["Item"]) -> Iterator["Item"]:
         """Yield the items as they are."""
@@ -109,9 +112,10 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     codes = chosen_codes(args.kind)
     stream = open_inputs(args.inputs, console)
     with console.result(args.output, inputs=args.inputs) as out:
-        origin, counted = Origin(), Counted()
+        start = skip_to(stream, args.first)
+        origin, counted = Origin(first_time_ns(stream, start) if args.format == "text" else None), Counted()
         items = origin.over(console.progress("reading").over(stream.items()))
-        events = counted.over(chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm))
+        events = counted.over(chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm, number=start))
         if args.format == "text":
             out.writelines(_text(events, origin, stream.header if args.source else None))
         else:
@@ -154,7 +158,8 @@ DUMP: Final = Verb(
     summary="print the events of a recording, one a line",
     description="""\
 Print the events of a recording or trace, one a line, numbered from 0 as in every report. Text is for people and for `git diff`;
-jsonl is one object an event, json one document. Times in text count from the first time in the recording.""",
+jsonl is one object an event, json one document. Times in text count from the first time in the recording. Of a .kvmr file, only
+the blocks from --from to --to are read.""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
     statuses={SAME: "the events are printed", TROUBLE: "bad usage, or input that can not be read"},
     examples=("kvm-replay dump boot.kvmr --kind memslot.set --to 99", "kvm-replay dump boot.kvmr --vm 0 --format jsonl"),
