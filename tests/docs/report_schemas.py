@@ -20,6 +20,7 @@ DIRECTORY: Final = Path(__file__).resolve().parent.parent.parent / "schemas"
 VERSION: Final = 1
 REPORTS: Final[dict[str, type[Any]]] = {
     "import": ImportReport,
+    "pack": ImportReport,
     "info": Info,
     "compare": CompareReport,
     "check": CheckReport,

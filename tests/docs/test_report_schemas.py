@@ -23,6 +23,7 @@ OUTPUTS = {
     "policies": ["policies"],
     "verify": ["verify", str(RECORDING)],
     "recover": ["recover", str(RECORDING), "--output", "saved.kvmr", "--force"],
+    "pack": ["pack", str(RECORDING), "--scrub", "--output", "packed.kvmr", "--force"],
     "dump": ["dump", str(RECORDING)],
 }
 

@@ -10,9 +10,10 @@ from replay.cli.verbs.dump import DUMP
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.info import INFO
 from replay.cli.verbs.live import LIVE
+from replay.cli.verbs.pack import PACK
 from replay.cli.verbs.policies import POLICIES_VERB
 from replay.cli.verbs.recover import RECOVER
 from replay.cli.verbs.state import STATE
 from replay.cli.verbs.verify import VERIFY
 
-VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, VERIFY, RECOVER)
+VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, VERIFY, RECOVER, PACK)

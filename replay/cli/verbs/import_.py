@@ -30,6 +30,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--durable", action="store_true", help="wait for the disk after each block, and say how far it is")
     parser.add_argument("--kvmgt", action="store_true", help="VFIO devices are KVMGT's vGPUs: opening one registers a notifier")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
+    add_summary_format(parser)
+
+
+def add_summary_format(parser: argparse.ArgumentParser) -> None:
+    """Add --format of what is said of a recording that was written."""
     parser.add_argument(
         "--format",
         choices=("text", "json", "jsonl"),
@@ -38,16 +43,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_two_results(args: argparse.Namespace) -> None:
+    """Raise UsageError when the summary and the recording both go to standard output."""
+    if args.format != "text" and args.output == STDIO:
+        raise UsageError(
+            f"--format {args.format} and the recording both want standard output", expected="-o NAME.kvmr or NAME.jsonl"
+        )
+
+
 def _run(args: argparse.Namespace, console: Console) -> int:
     import attrs
 
     check_output(args.output, args.inputs, force=args.force)
     if args.durable and args.output == STDIO:
         raise UsageError("--durable needs a file", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
-    if args.format != "text" and args.output == STDIO:
-        raise UsageError(
-            f"--format {args.format} and the recording both want standard output", expected="-o NAME.kvmr or NAME.jsonl"
-        )
+    refuse_two_results(args)
     stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt)
     header = titled(stream.header, args)
     announce = (lambda events: console.note(f"{args.output}: {events:,} events are on the disk")) if args.durable else None
@@ -61,7 +71,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     return SAME
 
 
-def say_summary(args: argparse.Namespace, console: Console, header: "Header", trailer: "Trailer") -> None:
+def say_summary(args: argparse.Namespace, console: Console, header: "Header", trailer: "Trailer", verb: str = "import") -> None:
     """Say what was written: a note on standard error, or a document on standard output."""
     from replay.analyses.import_report import ImportReport
     from replay.report.json_text import document
@@ -75,7 +85,7 @@ def say_summary(args: argparse.Namespace, console: Console, header: "Header", tr
         output=args.output, title=header.title, events=trailer.events, sources=header.sources, counters=trailer.counters, **totals
     )
     with console.result() as out:
-        out.write(document("import", report, one_line=args.format == "jsonl"))
+        out.write(document(verb, report, one_line=args.format == "jsonl"))
 
 
 @contextlib.contextmanager
