@@ -57,6 +57,8 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("verify", 2): ["verify", "agrees.kvmr", "torn.kvmr", "damaged.kvmr"],
     ("verify", 3): ["verify", "agrees.kvmr", "torn.kvmr"],
     ("recover", 0): ["recover", "agrees.kvmr", "-o", "new.kvmr", "--force"],
+    ("generate", 0): ["generate", "qemu-boot", "--events", "60", "-o", "made.kvmr", "--force"],
+    ("generate", 2): ["generate", "qemu-boot", "--events", "0", "-o", "none.kvmr"],
     ("recover", 2): ["recover", "agrees.kvmr", "-o", "differs.kvmr"],
     ("pack", 0): ["pack", "agrees.kvmr", "--scrub", "-o", "new.kvmr", "--force"],
     ("pack", 2): ["pack", "agrees.kvmr", "-o", "differs.kvmr"],
@@ -89,7 +91,7 @@ class TestStatus:
         """Each case ends as its help says; results are on standard output, trouble on standard error (of verify on both)."""
         assert main(CASES[verb, status]) == status
         streams = capsys.readouterr()
-        assert bool(streams.out) == ((status != 2 and verb not in {"import", "pack"}) or verb == "verify")
+        assert bool(streams.out) == ((status != 2 and verb not in {"import", "pack", "generate"}) or verb == "verify")
         assert ("kvm-replay: KVR" in streams.err) == (status == 2)
 
     @pytest.mark.parametrize(("verb", "status"), JSON_CASES)

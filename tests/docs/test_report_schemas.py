@@ -24,6 +24,7 @@ OUTPUTS = {
     "verify": ["verify", str(RECORDING)],
     "recover": ["recover", str(RECORDING), "--output", "saved.kvmr", "--force"],
     "pack": ["pack", str(RECORDING), "--scrub", "--output", "packed.kvmr", "--force"],
+    "generate": ["generate", "mixed", "--events", "50", "--output", "made.kvmr", "--force"],
     "dump": ["dump", str(RECORDING)],
 }
 

@@ -7,6 +7,7 @@ from replay.cli.verbs.check import CHECK
 from replay.cli.verbs.compare import COMPARE
 from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
+from replay.cli.verbs.generate import GENERATE
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.info import INFO
 from replay.cli.verbs.live import LIVE
@@ -16,4 +17,7 @@ from replay.cli.verbs.recover import RECOVER
 from replay.cli.verbs.state import STATE
 from replay.cli.verbs.verify import VERIFY
 
-VERBS: Final[tuple[Verb, ...]] = (IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, VERIFY, RECOVER, PACK)
+VERBS: Final[tuple[Verb, ...]] = (
+    *(IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, VERIFY, RECOVER, PACK),
+    GENERATE,
+)
