@@ -9,7 +9,6 @@ from replay.analyses.hazards import CommonRaces
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step
 from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc
-from replay.header import Header
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CREATE, FLAGS_ONLY, MOVE
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
@@ -39,24 +38,31 @@ class _VmStory:
 class Agreements:
     """Watch a replay for the rows of AGREEMENTS."""
 
-    def __init__(self, lanes: Sequence[Lane], header: Header) -> None:
-        self._all = lanes
+    def __init__(self, lanes: Sequence[Lane]) -> None:
         self._lanes = [lane for lane in lanes if lane.policy.kernel] or list(lanes)
+        self._kernels = [index for index, lane in enumerate(lanes) if lane.policy.kernel]
         self._found: dict[str, list[int]] = {}
         self._stories: dict[int, _VmStory] = {}
-        self._races = CommonRaces(lanes, header, self._note)
+        self._races = CommonRaces(lanes, self._note)
 
     def _note(self, row: str, event: int) -> None:
         self._found.setdefault(row, [0, event])[0] += 1
 
     def step(self, step: Step) -> None:
         """Take one structural event; where results differ there is no agreement."""
-        outcomes = [one for one, lane in zip(step.outcomes, self._all, strict=True) if one is not None and lane.policy.kernel]
-        if not outcomes or any(outcome.ret != outcomes[0].ret for outcome in outcomes):
+        outcomes = [one for index in self._kernels if (one := step.outcomes[index]) is not None]
+        if not outcomes:
             return
+        ret = outcomes[0].ret
+        for outcome in outcomes:
+            if outcome.ret != ret:
+                return
         self._races.step(step)
-        vm = getattr(step.event, "vm", None)
-        story = self._stories.setdefault(_WHOLE if vm is None else vm, _VmStory())
+        vm: int | None = getattr(step.event, "vm", None)
+        number = _WHOLE if vm is None else vm
+        story = self._stories.get(number)
+        if story is None:
+            story = self._stories[number] = _VmStory()
         if isinstance(step.event, MemslotSet):
             self._memslot(step.event, step.number, outcomes, story)
         elif isinstance(step.event, NotifierRegister):

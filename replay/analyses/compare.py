@@ -5,6 +5,7 @@ findings, never with the recording.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import attrs
 
@@ -19,7 +20,7 @@ from replay.analyses.verdict import conclude
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step, lockstep
 from replay.errors import EmptyError
-from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
+from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item
 from replay.stream import Stream
@@ -41,14 +42,11 @@ class _Census:
     def step(self, step: Step) -> None:
         """Count one structural event."""
         self.events += 1
-        if all(outcome is None for outcome in step.outcomes):
+        if step.outcomes.count(None) == len(step.outcomes):
             return
-        event = step.event
-        self.vms += isinstance(event, (VmCreate, VmAttach))
-        self.registrations += isinstance(event, NotifierRegister)
-        self.shadow_roots += isinstance(event, ShadowRootAlloc)
-        self.memslot_calls += isinstance(event, MemslotSet)
-        self.internal_calls += isinstance(event, (TssSet, VcpuCreate))
+        name = _COUNTED.get(type(step.event))
+        if name is not None:
+            setattr(self, name, getattr(self, name) + 1)
 
     def run(self, step: RunStep, *, nested_only: bool) -> None:
         """Count one run; nested_only: no lane replays other shadow pages."""
@@ -72,6 +70,18 @@ class _Census:
         )
 
 
+_COUNTED: Final[dict[type[Event], str]] = {
+    VmCreate: "vms",
+    VmAttach: "vms",
+    NotifierRegister: "registrations",
+    ShadowRootAlloc: "shadow_roots",
+    MemslotSet: "memslot_calls",
+    TssSet: "internal_calls",
+    VcpuCreate: "internal_calls",
+}
+"""What the census counts of each kind of event."""
+
+
 class Comparison:
     """One comparison under way: take every step of a lockstep, then `report()`."""
 
@@ -82,10 +92,11 @@ class Comparison:
         self._pairs = [Pair(lanes[0], other, header) for other in lanes[1:]]
         self._hazards = [Hazards((pair.reference, pair.other), header, pair.ledger.add) for pair in self._pairs]
         self._doubts = Doubts(lanes, header.machine)
-        self._agreements = Agreements(lanes, header)
+        self._agreements = Agreements(lanes)
         self._exposures = [ExposureTally() for _ in lanes]
         self._checked = [0] * len(lanes)
         self._census = _Census()
+        self._nested_only = all(lane.leaves_out_shadow_paging for lane in lanes)
 
     def step(self, step: Step | RunStep) -> None:
         """Take one step."""
@@ -98,19 +109,21 @@ class Comparison:
         for index, (pair, hazards) in enumerate(zip(self._pairs, self._hazards, strict=True), 1):
             pair.step(step, index)
             hazards.step(step, index)
-        recorded = getattr(step.event, "ret", None) is not None
+        recorded, kind = getattr(step.event, "ret", None) is not None, step.event.KIND
         for index, outcome in enumerate(step.outcomes):
-            self._exposures[index].step(step.event.KIND, outcome)
-            self._checked[index] += recorded and outcome is not None and outcome.ret is not None
+            if outcome is not None:
+                self._exposures[index].step(kind, outcome)
+                self._checked[index] += recorded and outcome.ret is not None
 
     def _run(self, step: RunStep) -> None:
-        self._census.run(step, nested_only=all(lane.leaves_out_shadow_paging for lane in self.lanes))
+        self._census.run(step, nested_only=self._nested_only)
         self._doubts.run(step)
         self._agreements.run(step)
         for index, pair in enumerate(self._pairs, 1):
             pair.run(step, index)
         recorded, _results = step.run.recorded()
-        self._checked = [count + recorded for count in self._checked]
+        if recorded:
+            self._checked = [count + recorded for count in self._checked]
 
     def report(self) -> CompareReport:
         """Return the findings and the verdict. Raises EmptyError when the recording has no event."""

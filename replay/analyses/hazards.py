@@ -4,7 +4,7 @@ Two calls overlap when each was entered before the other had returned; only reco
 Source of the hazards: reading of page_track.c and kvm_main.c [6.12]; see catalogue rows D25, D36, H1', H3, H4.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -29,7 +29,7 @@ _KEPT: Final = 64  # calls of one VM that may still be running; more threads tha
 _QUIRK_SLOT_ZAP_ALL: Final = 1 << 7  # arch/x86/include/uapi/asm/kvm.h KVM_X86_QUIRK_SLOT_ZAP_ALL [6.12]
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Call:
     """A call with its time span and what it is.
 
@@ -37,14 +37,23 @@ class Call:
     enables write tracking where that happens late.
     """
 
-    at: Where
+    event: VmCall
+    number: int
     tid: int
     enter_ns: int
     exit_ns: int
     role: str
     first: bool
     enables: bool
-    node: int
+
+    @property
+    def node(self) -> int:
+        """Notifier node of a registration."""
+        return self.event.node if isinstance(self.event, NotifierRegister) else -1
+
+    def at(self, header: Header) -> Where:
+        """Return how findings name the call."""
+        return where(header, self.event, self.number)
 
 
 Done = dict[tuple[int, str], None]
@@ -56,38 +65,48 @@ def overlap(first: Call, second: Call) -> bool:
     return first.tid != second.tid and first.exit_ns > second.enter_ns and second.exit_ns > first.enter_ns
 
 
-def overlaps_of(calls: deque[Call], call: Call) -> Iterator[Call]:
-    """Yield the earlier calls that overlap a call, and remember it."""
-    yield from [earlier for earlier in calls if overlap(earlier, call)]
-    calls.append(call)
+class Recent:
+    """The last calls of one VM, oldest first."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Call] = deque(maxlen=_KEPT)
+        self._exit_ns = 0  # none of them, nor any before them, returned later
+
+    def overlaps_of(self, call: Call) -> Sequence[Call]:
+        """Return the earlier calls that overlap a call, and remember it. Cost: none when all had returned."""
+        found = [one for one in self._calls if overlap(one, call)] if call.enter_ns < self._exit_ns else ()
+        self._calls.append(call)
+        self._exit_ns = max(self._exit_ns, call.exit_ns)
+        return found
 
 
-def call_of(header: Header, step: Step, index: int, done: Done) -> Call | None:
+def call_of(step: Step, index: int, done: Done) -> Call | None:
     """Return a step as a call with times, None when it is not one that matters; index: the lane that says what it did.
 
     done is brought up to date by it.
     """
     event, outcome = step.event, step.outcomes[index]
-    role = "" if outcome is None or not isinstance(event, VmCall) else _role(event, outcome.change)
-    if not role or outcome is None or not isinstance(event, VmCall):
+    if outcome is None or not isinstance(event, VmCall):
         return None
-    first = (event.vm, role) not in done
-    enables = role in _ENABLERS and not any((event.vm, one) in done for one in _ENABLERS)
-    if role in _ENABLERS and outcome.ret == 0:
-        done[event.vm, role] = None
+    role = _role(event, outcome.change)
+    if not role:
+        return None
+    first, enables = (event.vm, role) not in done, False
+    if role in _ENABLERS:
+        enables = not any((event.vm, one) in done for one in _ENABLERS)
+        if outcome.ret == 0:
+            done[event.vm, role] = None
     if event.enter_time_ns is None or event.time_ns is None or event.task is None or (outcome.ret or 0) < 0:
         return None
-    node = event.node if isinstance(event, NotifierRegister) else -1
-    at = where(header, event, step.number)
-    return Call(at, event.task.tid, event.enter_time_ns, event.time_ns, role, first, enables, node)
+    return Call(event, step.number, event.task.tid, event.enter_time_ns, event.time_ns, role, first, enables)
 
 
 def _role(event: VmCall, change: str) -> str:
+    if isinstance(event, MemslotSet):
+        return change if change in _CHANGES else ""
     if isinstance(event, NotifierRegister):
         return REGISTER
-    if isinstance(event, ShadowRootAlloc):
-        return ROOT
-    return change if isinstance(event, MemslotSet) and change in _CHANGES else ""
+    return ROOT if isinstance(event, ShadowRootAlloc) else ""
 
 
 class Hazards:
@@ -97,7 +116,7 @@ class Hazards:
         self._lanes = lanes
         self._header = header
         self._emit = emit
-        self._recent: dict[int, deque[Call]] = {}
+        self._recent: defaultdict[int, Recent] = defaultdict(Recent)
         self._done: Done = {}
         self._new_api = all(lane.policy.register_checks_mm for lane in lanes)
         late = [_allocates_late(lane) for lane in lanes]
@@ -108,10 +127,10 @@ class Hazards:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         if self._late is None:
             return
-        call = call_of(self._header, step, index if self._late else 0, self._done)
-        if call is None or call.at.vm is None:
+        call = call_of(step, index if self._late else 0, self._done)
+        if call is None:
             return
-        for earlier in overlaps_of(self._recent.setdefault(call.at.vm, deque(maxlen=_KEPT)), call):
+        for earlier in self._recent[call.event.vm].overlaps_of(call):
             roles = {earlier.role, call.role}
             if (earlier.enables or call.enables) and roles & _CHANGES:
                 self._candidate("D36", earlier, call)
@@ -119,21 +138,21 @@ class Hazards:
                     self._candidate("H3", earlier, call)
 
     def _candidate(self, row: str, first: Call, second: Call) -> None:
-        rule = RULES[row]
+        rule, at = RULES[row], second.at(self._header)
         late = self._late or 0
         texts = _WORDS[row]
         sides = tuple(Side(lane=lane.name, did=texts[int(place == late)]) for place, lane in enumerate(self._lanes))
         self._emit(
             Finding(
-                event=second.at.event,
-                kind=second.at.kind,
-                place=second.at.place,
+                event=at.event,
+                kind=at.kind,
+                place=at.place,
                 divergence=RACE_ONLY,
                 catalogue=row,
                 title=rule.title,
-                vm=second.at.vm,
+                vm=at.vm,
                 sides=sides,
-                root_cause_event=first.at.event,
+                root_cause_event=first.number,
                 root_cause=f"{_span(first, second)}: one of them is the first to enable write tracking",
                 visible="under some schedules only; nothing of it is recorded",
                 explanation=rule.explanation,
@@ -152,7 +171,7 @@ _WORDS: Final = {
 def _span(first: Call, second: Call) -> str:
     """Say how long two calls overlap."""
     shared_ns = min(first.exit_ns, second.exit_ns) - max(first.enter_ns, second.enter_ns)
-    return f"{first.at.kind} of thread {first.tid} and {second.at.kind} of thread {second.tid} overlap by {shared_ns:,} ns"
+    return f"{first.event.KIND} of thread {first.tid} and {second.event.KIND} of thread {second.tid} overlap by {shared_ns:,} ns"
 
 
 def _allocates_late(lane: Lane) -> bool:
@@ -163,11 +182,10 @@ def _allocates_late(lane: Lane) -> bool:
 class CommonRaces:
     """Watch for overlapping calls that are worth a word though every lane does the same."""
 
-    def __init__(self, lanes: Sequence[Lane], header: Header, note: Callable[[str, int], None]) -> None:
+    def __init__(self, lanes: Sequence[Lane], note: Callable[[str, int], None]) -> None:
         """note: takes a catalogue row and an event."""
-        self._header = header
         self._note = note
-        self._recent: dict[int, deque[Call]] = {}
+        self._recent: defaultdict[int, Recent] = defaultdict(Recent)
         self._done: Done = {}
         self._zaps_less: dict[int, None] = {}  # VMs whose memslot changes do not zap all shadow pages
         self._new_api = all(lane.policy.register_checks_mm for lane in lanes)
@@ -179,12 +197,12 @@ class CommonRaces:
         event = step.event
         if _zaps_less(event):
             self._zaps_less[getattr(event, "vm", -1)] = None
-        call = call_of(self._header, step, 0, self._done)
-        if call is None or call.at.vm is None:
+        call = call_of(step, 0, self._done)
+        if call is None:
             return
-        for earlier in overlaps_of(self._recent.setdefault(call.at.vm, deque(maxlen=_KEPT)), call):
+        for earlier in self._recent[call.event.vm].overlaps_of(call):
             for row in self._rows(earlier, call):
-                self._note(row, call.at.event)
+                self._note(row, call.number)
 
     def _rows(self, first: Call, second: Call) -> Iterator[str]:
         roles, enables = {first.role, second.role}, first.enables or second.enables
@@ -196,7 +214,7 @@ class CommonRaces:
                 yield "H4"
         if roles == {REGISTER, MOVE} and not enables and self._new_api:
             yield "H3"
-        if new_root and roles & {DELETE, MOVE} and self._rmap_twin and first.at.vm in self._zaps_less:
+        if new_root and roles & {DELETE, MOVE} and self._rmap_twin and first.event.vm in self._zaps_less:
             yield "H1'"
 
 

@@ -1,8 +1,10 @@
 """Hold one lane against the reference lane, event by event, and make findings of what differs."""
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from replay.analyses.arrays import ArrayTracker, Surroundings
+from replay.analyses.arrays import ArrayTracker, Surroundings, made_alike
 from replay.analyses.catalogue import BOUND, HOLDS_VM, RULES, UNEXPLAINED, VARIANTS, Rule
 from replay.analyses.context import Where, place_of, result_text, where
 from replay.analyses.findings import INVARIANT_BROKEN, LIFETIME_DIFFERS, RESULT_DIFFERS, STATE_DIFFERS, Finding, Side
@@ -12,6 +14,7 @@ from replay.analyses.states import RESULT_ONLY, States
 from replay.engine.lane import Lane, results_agree
 from replay.engine.lockstep import RunStep, Step
 from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VmDestroy, VmEnableCap
+from replay.events.base import Source
 from replay.header import Header
 from replay.kvm.allocator import SLOT
 from replay.kvm.kernel_log import BUG, NO_ARRAY
@@ -20,7 +23,7 @@ from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING, KVM_X86_TDX_VM
-from replay.runs import QUERY, REMOVE, UNACCOUNT
+from replay.runs import HOT_CLASSES, QUERY, REMOVE, UNACCOUNT
 from replay.units import EINVAL, ENOMEM, EOPNOTSUPP, ESRCH, PAGE_SIZE_BYTES, ret_text
 
 _NEVER_ENABLED: Final = "not enabled, as nothing was registered and no shadow root was loaded"
@@ -55,6 +58,8 @@ class Pair:
     def step(self, step: Step, index: int) -> None:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         a, b = step.outcomes[0], step.outcomes[index]
+        if a is not None and b is not None and type(step.event) in _PLAIN and not self._states.parted and _nothing_differs(a, b):
+            return
         at = where(self._header, step.event, step.number)
         if a is not None and b is not None and not self.bound:
             self._results(at, step, a, b)
@@ -66,7 +71,8 @@ class Pair:
                 self._logs(at, step, a.log, b.log)
             if isinstance(step.event, (VmDestroy, NotifierUnregister)):
                 self._lifetime(at)
-        self._states.step(at)
+        if self._states.parted:
+            self._states.step(step.event, lambda: at)
 
     def run(self, step: RunStep, index: int) -> None:
         """Take one run."""
@@ -79,10 +85,9 @@ class Pair:
         if a.log != b.log:
             self._run_logs(step, dict(a.log), dict(b.log))
         if a.rets != b.rets or a.tracked_writes != b.tracked_writes:
-            writes = (dict.fromkeys(a.tracked_writes, 1), dict.fromkeys(b.tracked_writes, 1))
-            self._run_rets(step, a.rets | writes[0], b.rets | writes[1])
+            self._run_rets(step, a, b)
         if self._states.parted:
-            self._states.step(self._row_place(step, len(step.run) - 1))
+            self._states.step(step.run, lambda: self._row_place(step, len(step.run) - 1))
 
     def finish(self) -> None:
         """Report what is still open at the end of the recording."""
@@ -270,20 +275,19 @@ class Pair:
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     def _run_logs(self, step: RunStep, a: dict[int, str], b: dict[int, str]) -> None:
-        groups: dict[tuple[int, str, str], list[int]] = {}
-        for number in sorted(a.keys() | b.keys()):
-            both = (a.get(number, "no warning"), b.get(number, "no warning"))
-            if both[0] != both[1]:
-                groups.setdefault((step.run.vm[number], *both), []).append(number)
-        for (_vm, *said), rows in groups.items():
-            at = self._row_place(step, rows[0])
+        rows = sorted(a.keys() | b.keys())
+        said_a, said_b = ([log.get(row, "no warning") for row in rows] for log in (a, b))
+        for (_vm, *said), first, count in _groups(rows, _at(step.run.vm, rows), said_a, said_b):
+            if said[0] == said[1]:
+                continue
+            at = self._row_place(step, first)
             row = self._parted_row(at.vm)
             if BUG in said and not row:
-                row = "D12" if step.run.kind[rows[0]] in {REMOVE, UNACCOUNT} else "D11"
-            sides = tuple(Side(lane=lane, did=_times(text, len(rows))) for lane, text in zip(self._names, said, strict=True))
+                row = "D12" if step.run.kind[first] in {REMOVE, UNACCOUNT} else "D11"
+            sides = tuple(Side(lane=lane, did=_times(text, count)) for lane, text in zip(self._names, said, strict=True))
             divergence = INVARIANT_BROKEN if NO_ARRAY in said else STATE_DIFFERS
-            gfn = step.run.gfn[rows[0]]
-            cause = self._disabled_cause(at, (step.run.as_id[rows[0]], gfn), BUG in said[:1])
+            gfn = step.run.gfn[first]
+            cause = self._disabled_cause(at, (step.run.as_id[first], gfn), BUG in said[:1])
             self._state_finding(at, sides, row, cause, divergence=divergence, gfn=gfn)
 
     def _disabled_cause(self, at: Where, place: tuple[int, int], reference_lacks: bool) -> tuple[Where, str]:
@@ -298,30 +302,57 @@ class Pair:
         lacks, has = self._names if reference_lacks else self._names[::-1]
         return origin, f"{has} has write tracking from there on ({origin.kind}); {lacks}: {_NEVER_ENABLED}"
 
-    def _run_rets(self, step: RunStep, a: dict[int, int], b: dict[int, int]) -> None:
-        groups: dict[tuple[int, int, int, int], list[int]] = {}
-        for number in sorted(a.keys() | b.keys()):
-            pair = (a.get(number, 0), b.get(number, 0))
-            if pair[0] != pair[1]:
-                groups.setdefault((step.run.vm[number], step.run.kind[number], *pair), []).append(number)
-        for (vm, kind, *rets), rows in groups.items():
-            at = self._row_place(step, rows[0])
+    def _run_rets(self, step: RunStep, a: RunOutcome, b: RunOutcome) -> None:
+        writes = (dict.fromkeys(a.tracked_writes, 1), dict.fromkeys(b.tracked_writes, 1))
+        rows = sorted((a.rets.keys() | b.rets.keys()) | (writes[0].keys() ^ writes[1].keys()))
+        rets_a, rets_b = ([one.get(row, 0) for row in rows] for one in (a.rets | writes[0], b.rets | writes[1]))
+        for (vm, kind, *rets), first, count in _groups(rows, _at(step.run.vm, rows), _at(step.run.kind, rows), rets_a, rets_b):
+            if rets[0] == rets[1]:
+                continue
+            at = self._row_place(step, first)
             sides = tuple(
-                Side(lane=lane, ret=ret, did=_times(_answer(kind, ret), len(rows)))
+                Side(lane=lane, ret=ret, did=_times(_answer(kind, ret), count))
                 for lane, ret in zip(self._names, rets, strict=True)
             )
             parted = self._states.parted_at(vm)
             cause = (at, "the lanes answer differently") if parted is None else (parted[0], "the VM's state parted there")
             divergence = STATE_DIFFERS if kind >= QUERY else RESULT_DIFFERS
             seen = f"answer of {at.kind}"
-            more = {"gfn": step.run.gfn[rows[0]]} | ({"visible_event": at.event} if kind < QUERY else {})
+            more = {"gfn": step.run.gfn[first]} | ({"visible_event": at.event} if kind < QUERY else {})
             self._state_finding(at, sides, self._parted_row(vm), cause, divergence=divergence, visible=seen, **more)
             if kind < QUERY:
                 self._horizon = at.event if self._horizon is None else min(self._horizon, at.event)
 
     def _row_place(self, step: RunStep, row: int) -> Where:
-        event = step.run.event_at(row)
-        return Where(step.first + row, event.KIND, place_of(self._header, event.source), event.vm, event.task)
+        run = step.run
+        task, file, line = run.task[row], run.file[row], run.line[row]
+        source = None if file is None or line is None else Source(file, line)
+        place = place_of(self._header, source)
+        return Where(
+            step.first + row, HOT_CLASSES[run.kind[row]].KIND, place, run.vm[row], None if task is None else run.tasks[task]
+        )
+
+
+def _at(column: Sequence[int], rows: Sequence[int]) -> list[int]:
+    """Return some rows of a column."""
+    return [column[row] for row in rows]
+
+
+def _groups(rows: Sequence[int], *columns: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], int, int]]:
+    """Group rows by what stands beside them; yield (what, first row, how many), by first row."""
+    keys = list(zip(*columns, strict=True))
+    first = dict(zip(reversed(keys), reversed(rows), strict=True))
+    for key, count in Counter(keys).items():
+        yield key, first[key], count
+
+
+_PLAIN: Final = frozenset({MemslotSet})
+"""Kinds of events of which nothing is to be kept when both lanes do the same; nearly all structural ones are of these."""
+
+
+def _nothing_differs(a: Outcome, b: Outcome) -> bool:
+    """Tell whether two lanes did the same in the same order, as they nearly always do; False may be wrong."""
+    return a.ret == b.ret and a.log == b.log and made_alike(a.taken, b.taken) and made_alike(a.freed, b.freed)
 
 
 def _profile_rule(reference: Lane, other: Lane) -> Rule | None:

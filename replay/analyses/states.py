@@ -11,8 +11,10 @@ import attrs
 
 from replay.analyses.context import Where
 from replay.analyses.ledger import Entry
-from replay.analyses.parted import state_difference
+from replay.analyses.parted import Difference, words_of
+from replay.events import Event
 from replay.kvm.vm import Vm
+from replay.runs import Run
 
 Report = Callable[[Where, str, tuple[str, str], Where], Entry]
 """Make a finding of a field that parts on its own: event, field, what the two lanes hold, event where the VM parted."""
@@ -29,6 +31,7 @@ class _Parted:
     open: dict[str, Entry] = attrs.field(factory=dict)
     owner: Entry | None = None
     """The finding that fields parting at the present event belong to."""
+    difference: Difference = attrs.field(factory=Difference)
 
 
 class States:
@@ -58,23 +61,29 @@ class States:
         parted = None if vm is None else self._parted.get(vm)
         return None if parted is None else (parted.at, parted.entry)
 
-    def step(self, at: Where) -> None:
-        """Compare the parted VMs after an event. Cost: proportional to their memslots and counters."""
+    def step(self, what: Event | Run, at: Callable[[], Where]) -> None:
+        """Compare the parted VMs that an event or a run names; at: gives its last event. Cost: see `Difference`."""
         for number, parted in self._parted.items():
-            vms = [lane.get(number) for lane in self._vms]
-            if vms[0] is not None and vms[1] is not None:
-                self._compare(attrs.evolve(at, vm=number), parted, state_difference(vms[0], vms[1]))
-            elif vms[0] is vms[1]:
-                self._close(parted, at, dict.fromkeys(parted.open, DESTROYED))
-            alike = (vms[0] is None) == (vms[1] is None) and parted.owner not in parted.open.values()
-            if parted.owner is not None and alike:
-                parted.owner.change(converged_event=at.event, converged=RESULT_ONLY)
+            if number in (what.vms() if isinstance(what, Run) else (getattr(what, "vm", None),)):
+                self._step(number, parted, what, at)
+
+    def _step(self, number: int, parted: _Parted, what: Event | Run, at: Callable[[], Where]) -> None:
+        one, other = (lane.get(number) for lane in self._vms)
+        if one is not None and other is not None:
+            fields = parted.difference.after(one, other, what)
+            if fields != list(parted.open):
+                self._compare(attrs.evolve(at(), vm=number), parted, fields, (one, other))
+        elif one is other:
+            self._close(parted, at(), dict.fromkeys(parted.open, DESTROYED))
+        if parted.owner is not None:
+            if (one is None) == (other is None) and parted.owner not in parted.open.values():
+                parted.owner.change(converged_event=at().event, converged=RESULT_ONLY)
             parted.owner = None
 
-    def _compare(self, at: Where, parted: _Parted, fields: dict[str, tuple[str, str]]) -> None:
-        for field, texts in fields.items():
+    def _compare(self, at: Where, parted: _Parted, fields: list[str], vms: tuple[Vm, Vm]) -> None:
+        for field in fields:
             if field not in parted.open:
-                parted.open[field] = parted.owner or self._report(at, field, texts, parted.at)
+                parted.open[field] = parted.owner or self._report(at, field, words_of(*vms, field), parted.at)
         equal = [field for field in parted.open if field not in fields]
         self._close(parted, at, {field: f"{field} equal again ({at.kind})" for field in equal})
 

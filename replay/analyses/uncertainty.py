@@ -20,6 +20,10 @@ SHADOW_PAGES: Final = "shadow_pages"
 _RECORDER: Final = "record with the bpftrace recorder, which reads the arguments in the kernel"
 
 
+_SURE: Final = frozenset({MemslotSet})
+"""Kinds of events that are never a doubt by themselves; nearly all structural ones are of these."""
+
+
 class Doubts:
     """Collect uncertainties while a recording is replayed; the same doubt of the same VM is counted, not repeated."""
 
@@ -56,21 +60,32 @@ class Doubts:
     def step(self, step: Step) -> None:
         """Take one structural event."""
         event = step.event
-        if isinstance(event, Opaque):
-            self._opaque(event, step.number)
-        elif isinstance(event, VmAttach):
-            what = "the VM was alive before the recording began: its earlier memslots are not known"
-            self.add(what, event.vm, step.number, "start the recorder before the VMM")
-        elif isinstance(event, Lost):
-            self._lost(event, step.number)
-        elif isinstance(event, ShadowRootAlloc) and self._tdp_unknown and event.inferred and not event.nested:
-            what = "shadow roots were seen, but not whether tdp was off: they are taken for nested guests' where tdp is on"
-            self.add(what, event.vm, step.number, "import with --machine tdp=0 or tdp=1")
-        elif _killed(event):
+        if type(event) not in _SURE and self._evidence(event, step.number):
+            return
+        if _killed(event):
             what = f"{event.KIND} was not seen to return: it may or may not have taken effect"
             self.add(what, getattr(event, "vm", None), step.number, "the model assumes that it took effect")
-        elif any(o is not None and o.why == GONE and self._speaks(i, step.number) for i, o in enumerate(step.outcomes)):
-            self.add("events on a VM that is gone", getattr(event, "vm", None), step.number, _ORDER)
+            return
+        for index, outcome in enumerate(step.outcomes):
+            if outcome is not None and outcome.why == GONE and self._speaks(index, step.number):
+                self.add("events on a VM that is gone", getattr(event, "vm", None), step.number, _ORDER)
+                return
+
+    def _evidence(self, event: Event, number: int) -> bool:
+        """Take an event that says by itself that something is not known; tell whether it does."""
+        if isinstance(event, Opaque):
+            self._opaque(event, number)
+        elif isinstance(event, VmAttach):
+            what = "the VM was alive before the recording began: its earlier memslots are not known"
+            self.add(what, event.vm, number, "start the recorder before the VMM")
+        elif isinstance(event, Lost):
+            self._lost(event, number)
+        elif isinstance(event, ShadowRootAlloc) and self._tdp_unknown and event.inferred and not event.nested:
+            what = "shadow roots were seen, but not whether tdp was off: they are taken for nested guests' where tdp is on"
+            self.add(what, event.vm, number, "import with --machine tdp=0 or tdp=1")
+        else:
+            return False
+        return True
 
     def _speaks(self, index: int, event: int) -> bool:
         """Tell whether what a lane lacks at an event is lacking in the recording: behind its horizon it is not."""
@@ -95,6 +110,8 @@ class Doubts:
     def run(self, step: RunStep) -> None:
         """Take one run."""
         for index, outcome in enumerate(step.outcomes):
+            if not outcome.log:
+                continue
             rows = [(row, reason) for row, reason in outcome.log if reason in {NO_SLOT, GONE}]
             rows = [(row, reason) for row, reason in rows if self._speaks(index, step.first + row)]
             for row, reason in rows:
@@ -153,5 +170,6 @@ def _order(entry: tuple[tuple[str, int | None], list[int]]) -> tuple[int, str, i
 
 def _killed(event: Event) -> bool:
     """Tell whether a call that changes the state was entered and never seen to return; times show that it was recorded."""
-    changes = isinstance(event, (MemslotSet, NotifierRegister, ShadowRootAlloc))
-    return changes and getattr(event, "ret", None) is None and event.source is not None and not event.inferred
+    if getattr(event, "ret", None) is not None:
+        return False
+    return isinstance(event, (MemslotSet, NotifierRegister, ShadowRootAlloc)) and event.source is not None and not event.inferred

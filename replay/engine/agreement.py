@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from replay.engine.lane import Lane
 from replay.kvm.counters import Counters
+from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled, reads_all_address_spaces
 from replay.kvm.vm import Vm
@@ -76,6 +77,17 @@ def share_counters(group: Sequence[Lane], number: int) -> None:
         for slots in zip(*(space.by_base() for space in spaces), strict=True):
             if slots[0].arch.gfn_write_track is not None:
                 _share([slot.arch.counts for slot in slots])
+
+
+def share_slot(slots: Sequence[Memslot | None]) -> bool:
+    """Let one new slot of lanes that agree otherwise share its counters; False when the lanes part in its array."""
+    there = [slot for slot in slots if slot is not None]
+    tracked = sum(slot.arch.gfn_write_track is not None for slot in there)
+    if len(there) < len(slots) or tracked not in (0, len(slots)):
+        return False
+    if tracked:
+        _share([slot.arch.counts for slot in there])
+    return True
 
 
 def _share(counters: Sequence[Counters]) -> None:

@@ -6,17 +6,23 @@ next run names it. Lanes that parted fold by themselves: exactly what each would
 """
 
 from collections.abc import Sequence
+from typing import Final
 
-from replay.engine.agreement import agree, share_counters, share_tables
+from replay.engine.agreement import agree, share_counters, share_slot, share_tables
 from replay.engine.lane import Lane
-from replay.events import Event
+from replay.events import Event, MemslotSet
 from replay.kvm.fold import count_changes
 from replay.kvm.machine import Outcome
+from replay.kvm.memory_region import CREATE, DELETE, MOVE
 from replay.kvm.run_outcome import RunOutcome
 from replay.runs import ADD, REMOVE, Constant, Run
 
 Leads = tuple[int, ...]
 """For each lane the lane that folds for it: itself, or one before it."""
+
+
+_CHANGES_SLOTS: Final = frozenset({CREATE, DELETE, MOVE})
+"""What a memslot call did when there are other counters after it than before."""
 
 
 class Together:
@@ -33,12 +39,31 @@ class Together:
     def step(self, event: Event, number: int) -> list[Outcome | None]:
         """Apply one structural event to each lane."""
         vm = getattr(event, "vm", None)
-        if vm is not None:
-            self._leads.pop(vm, None)
+        leads = None if vm is None else self._leads.pop(vm, None)
         outcomes = [lane.step(event, number) for lane in self.lanes]
         for lane in self.lanes:
             lane.machine.allocator.driver_counts.dropped = None
+        if leads is not None and isinstance(event, MemslotSet) and not any(leads) and self._still_agree(event, outcomes):
+            self._leads[event.vm] = leads
         return outcomes
+
+    def _still_agree(self, event: MemslotSet, outcomes: Sequence[Outcome | None]) -> bool:
+        """Tell whether lanes that all agreed on a VM do so after a memslot call; they share the slot's counters then.
+
+        False when it is not sure. Nothing but the one slot can have changed, unless external users dropped what they track.
+        """
+        first = outcomes[0]
+        if first is None or any(lane.policy.flush_slot for lane in self.lanes):
+            return False
+        for outcome in outcomes:
+            if outcome is None or outcome.change != first.change:
+                return False
+        if first.change not in _CHANGES_SLOTS:
+            return True
+        vms = [lane.machine.vms[event.vm] for lane in self.lanes]
+        if first.change == DELETE:
+            return all(vm.external_adds.roots is vms[0].external_adds.roots for vm in vms)
+        return share_slot([vm.spaces[event.slot >> 16].by_id(event.slot & 0xFFFF) for vm in vms])
 
     def fold(self, run: Run, first: int) -> list[RunOutcome]:
         """Apply a run to all lanes; outcomes may be one object for several lanes."""

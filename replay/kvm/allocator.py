@@ -65,17 +65,19 @@ class Tally:
 
     def take(self, cost: Cost) -> None:
         """Add one allocation."""
+        nominal, charged, real = cost.nominal_bytes, cost.charged_bytes, cost.real_bytes
         self.count += 1
         self.live += 1
-        self.nominal_now += cost.nominal_bytes
-        self.nominal_total += cost.nominal_bytes
-        self.charged_now += cost.charged_bytes
-        self.charged_total += cost.charged_bytes
-        self.real_now += cost.real_bytes
-        self.real_total += cost.real_bytes
-        self.nominal_peak = max(self.nominal_peak, self.nominal_now)
-        self.charged_peak = max(self.charged_peak, self.charged_now)
-        self.real_peak = max(self.real_peak, self.real_now)
+        self.nominal_total += nominal
+        self.charged_total += charged
+        self.real_total += real
+        self.nominal_now = nominal = self.nominal_now + nominal
+        self.charged_now = charged = self.charged_now + charged
+        self.real_now = real = self.real_now + real
+        if nominal > self.nominal_peak or charged > self.charged_peak or real > self.real_peak:
+            self.nominal_peak = max(self.nominal_peak, nominal)
+            self.charged_peak = max(self.charged_peak, charged)
+            self.real_peak = max(self.real_peak, real)
 
     def give_back(self, cost: Cost) -> None:
         """Take one allocation off the running bytes."""
@@ -153,16 +155,23 @@ class Allocator:
         return self._take(site, SLOT, slot_object_cost(), vm, slot, refuse=False)
 
     def _take(self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool) -> Allocation | None:
-        if site != SITE_WT_ADD and (self._hit(site, array, vm) or refuse or self._forces(site, array) or not self._charge(cost)):
+        limited = self.injections or refuse or self.forced is not None or self.limit_pages is not None
+        if limited and site != SITE_WT_ADD and self._fails(site, array, cost, vm, refuse=refuse):
             self.refused.append((site, array, cost.nominal_bytes))
             return None
         self.number += 1
         made = Allocation(self.number, site, array, cost, vm, slot[0], slot[1], self.event)
         self.tallies[array].take(cost)
         if array == GFN_WRITE_TRACK:
-            self.write_track_by_vm.setdefault(vm, Tally()).take(cost)
+            if vm not in self.write_track_by_vm:
+                self.write_track_by_vm[vm] = Tally()
+            self.write_track_by_vm[vm].take(cost)
         self.taken.append(made)
         return made
+
+    def _fails(self, site: str, array: str, cost: Cost, vm: int, *, refuse: bool) -> bool:
+        """Tell whether an allocation fails: by an injection, for its size, because the lane wants it, by the cgroup's limit."""
+        return self._hit(site, array, vm) or refuse or self._forces(site, array) or not self._charge(cost)
 
     def _hit(self, site: str, array: str, vm: int) -> bool:
         """Let every injection count the allocation; tell whether one of them makes it fail."""

@@ -103,16 +103,15 @@ class Machine:
 
         Raises EventError for a VM that was never created.
         """
-        self.allocator.begin(number)
-        self.log.new = []
-        outcome = Outcome()
+        allocator, log = self.allocator, self.log
+        allocator.begin(number)
+        log.new = []
+        outcome = Outcome(None, "", "", allocator.taken, allocator.freed, allocator.refused, log.new)
         if getattr(event, "vm", None) in self.gone:
             outcome.why = GONE
-            self.log.add(GONE)
+            log.add(GONE)
         else:
             _STEPS[type(event)](self, event, outcome)
-        outcome.taken, outcome.freed = self.allocator.taken, self.allocator.freed
-        outcome.refused, outcome.log = self.allocator.refused, self.log.new
         return outcome
 
     def vm(self, number: int) -> Vm:

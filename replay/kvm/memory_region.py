@@ -46,26 +46,18 @@ class Request:
     bind_errno: int = 0
     """-errno that kvm_gmem_bind() gave on the recorded kernel: the guest_memfd itself is not modelled."""
     old: Memslot | None = None
+    as_id: int = attrs.field(init=False)
+    """Address space: upper half of the slot field."""
+    id: int = attrs.field(init=False)
+    """Slot id: lower half of the slot field."""
+    npages: int = attrs.field(init=False)
+    """Size in pages."""
+    base_gfn: int = attrs.field(init=False)
+    """First gfn."""
 
-    @property
-    def as_id(self) -> int:
-        """Address space: upper half of the slot field."""
-        return self.slot >> 16
-
-    @property
-    def id(self) -> int:
-        """Slot id: lower half of the slot field."""
-        return self.slot & 0xFFFF
-
-    @property
-    def npages(self) -> int:
-        """Size in pages."""
-        return self.memory_size >> PAGE_SHIFT
-
-    @property
-    def base_gfn(self) -> int:
-        """First gfn."""
-        return self.guest_phys_addr >> PAGE_SHIFT
+    def __attrs_post_init__(self) -> None:
+        self.as_id, self.id = self.slot >> 16, self.slot & 0xFFFF
+        self.npages, self.base_gfn = self.memory_size >> PAGE_SHIFT, self.guest_phys_addr >> PAGE_SHIFT
 
     @property
     def release(self) -> Release:
@@ -282,6 +274,41 @@ def refusal(request: Request, stage: str) -> Row | None:
         if row.refuses(request):
             return row
     return None
+
+
+def refused_by_arguments(request: Request) -> Row | None:
+    """Return the first check of the stages ioctl and region that refuses the request, None when all let it pass.
+
+    These stages look at the arguments, at what kernel and VM it is, and at whether the VM is dead, never at its slots. So their
+    answer is remembered: VMMs ask for the same slots again and again, and each lane of a replay asks anew. Source: the rows.
+    """
+    vm = request.vm
+    key = (
+        vm.check_facts,
+        vm.vm_bugged,
+        request.slot,
+        request.flags,
+        request.guest_phys_addr,
+        request.memory_size,
+        request.userspace_addr,
+        request.guest_memfd_offset,
+        request.region2,
+        request.fault,
+        request.foreign_mm,
+        request.internal,
+    )
+    if key in _ANSWERS:
+        return _ANSWERS[key]
+    row = None if request.internal else refusal(request, "ioctl")
+    row = row or refusal(request, "region")
+    if len(_ANSWERS) >= _ANSWERS_MOST:
+        _ANSWERS.clear()
+    _ANSWERS[key] = row
+    return row
+
+
+_ANSWERS: Final[dict[tuple[object, ...], Row | None]] = {}
+_ANSWERS_MOST: Final = 4096
 
 
 @cache

@@ -4,13 +4,17 @@ At rest both sets link the same slot objects, so the slots are kept once and onl
 Source: struct kvm_memslots, virt/kvm/kvm_main.c kvm_swap_active_memslots() [6.1, 6.12].
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from sortedcontainers import SortedDict
 
 from replay.kvm.idhash import IdHash
 from replay.kvm.memslot import Memslot
+
+_LISTED_MOST: Final = 512
+"""Spaces of more slots look gfns up in the sorted dictionary unless somebody has listed them: a change costs no list then."""
 
 
 class Memslots:
@@ -22,6 +26,9 @@ class Memslots:
         self._nr_as_ids = nr_as_ids
         self._by_id: dict[int, Memslot] = {}
         self._by_base: Any = SortedDict()
+        self._bases: list[int] = []
+        self._listed: list[Memslot] | None = []
+        """The slots by first gfn with `_bases`, for the lookups of hot events; None when a change has made them wrong."""
         self._orders = (IdHash(), IdHash())
         self._active = 0
         self.layout: Any = None
@@ -39,8 +46,10 @@ class Memslots:
         return list(self._inactive())
 
     def by_base(self) -> list[Memslot]:
-        """List the slots by first gfn."""
-        return list(self._by_base.values())
+        """List the slots by first gfn. The list is the space's own and good until the slots change."""
+        if self._listed is None:
+            self._bases, self._listed = list(self._by_base), list(self._by_base.values())
+        return self._listed
 
     def by_id(self, slot_id: int) -> Memslot | None:
         """Return the slot with this id. Source: id_to_memslot()."""
@@ -48,6 +57,18 @@ class Memslots:
 
     def by_gfn(self, gfn: int) -> Memslot | None:
         """Return the slot that holds a gfn. Source: __gfn_to_memslot()."""
+        slots = self._listed
+        if slots is None:
+            if len(self._by_id) > _LISTED_MOST:
+                return self._by_gfn_of_many(gfn)
+            slots = self.by_base()
+        index = bisect_right(self._bases, gfn) - 1
+        if index < 0:
+            return None
+        slot = slots[index]
+        return slot if gfn < slot.base_gfn + slot.npages else None
+
+    def _by_gfn_of_many(self, gfn: int) -> Memslot | None:
         index = self._by_base.bisect_right(gfn) - 1
         if index < 0:
             return None
@@ -57,9 +78,10 @@ class Memslots:
     def overlaps(self, base_gfn: int, end_gfn: int, but_id: int) -> bool:
         """Tell whether another slot lies in the range. Source: kvm_check_memslot_overlap()."""
         first = max(self._by_base.bisect_right(base_gfn) - 1, 0)
-        for slot in self._by_base.values()[first:]:
-            if slot.base_gfn >= end_gfn:
+        for base in self._by_base.islice(first):
+            if base >= end_gfn:
                 return False
+            slot = self._by_base[base]
             if slot.id != but_id and slot.end_gfn > base_gfn:
                 return True
         return False
@@ -86,6 +108,7 @@ class Memslots:
         """Publish a new slot. Source: kvm_create_memslot()."""
         self._by_id[slot.id] = slot
         self._by_base[slot.base_gfn] = slot
+        self._listed = None
         self._inactive().link(slot.id)
         self._swap()
         self._inactive().link(slot.id)
@@ -94,15 +117,18 @@ class Memslots:
         """Publish the sets without a slot, after invalidate(). Source: kvm_delete_memslot()."""
         del self._by_id[slot.id]
         del self._by_base[slot.base_gfn]
+        self._listed = None
         self._inactive().unlink(slot.id)
         self._swap()
         self._inactive().unlink(slot.id)
 
     def replace(self, old: Memslot, new: Memslot) -> None:
         """Publish a slot in place of another with the same id. Source: kvm_move_memslot(), kvm_update_flags_memslot()."""
-        del self._by_base[old.base_gfn]
+        if new.base_gfn != old.base_gfn:
+            del self._by_base[old.base_gfn]
         self._by_id[new.id] = new
         self._by_base[new.base_gfn] = new
+        self._listed = None
         self._inactive().link(new.id)
         self._swap()
         self._inactive().link(new.id)
@@ -112,5 +138,6 @@ class Memslots:
         slots = [self._by_id[slot_id] for slot_id in self._orders[1]]
         self._by_id.clear()
         self._by_base.clear()
+        self._listed = None
         self._orders = (IdHash(), IdHash())
         return slots

@@ -10,7 +10,7 @@ from replay.errors import ProfileError
 _FORM: Final = re.compile(r"v?(\d{1,3})\.(\d{1,4})(?:\.(\d{1,5}))?(?P<rest>.*)", re.DOTALL)
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class Release:
     """A kernel release; patch is the stable release number, 0 when there is none.
 

@@ -61,6 +61,8 @@ class Vm:
     dirty_ring: bool = False
     dirty_ring_with_bitmap: bool = False
     manual_dirty_log_protect: int = 0
+    check_facts: tuple[object, ...] = attrs.field(init=False)
+    """What of the VM and its kernel decides which memslot requests are refused for their arguments, but for vm_bugged."""
     external_adds: Counters = attrs.field(init=False)
     """Outstanding adds of external users by gfn: what a driver's own table holds (kvmgt: one entry a gfn)."""
     drivers_keep_table: bool = True
@@ -70,6 +72,7 @@ class Vm:
         self.external_adds = Counters(self.allocator.driver_counts)
         count = kvm_arch_nr_memslot_as_ids(self.profile, self.type)
         self.spaces = [Memslots(as_id, count) for as_id in range(count)]
+        self.check_facts = (self.profile.release, self.type, count, self.profile.la57)
 
     @property
     def nas(self) -> int:

@@ -23,6 +23,7 @@ class Cost:
     nominal_bytes: what the code asked for. pages: data pages, which is also what the memory cgroup is charged.
     areas: vmalloc areas, 2 with a nested pointer array, 0 for kmalloc. area_pages: pages in all of them without guards, as
     /proc/vmallocinfo shows. real_bytes: data pages and pointer array (vm_struct and page tables are not counted).
+    charged_bytes: what the memory cgroup of the task is charged.
     """
 
     nominal_bytes: int
@@ -30,14 +31,16 @@ class Cost:
     areas: int
     area_pages: int
     real_bytes: int
+    charged_bytes: int = attrs.field(init=False)
 
-    @property
-    def charged_bytes(self) -> int:
-        """Bytes charged to the memory cgroup of the task."""
+    @charged_bytes.default
+    def _charged(self) -> int:
         return self.pages * PAGE_SIZE_BYTES
 
 
 _CACHE: Final[dict[int, Cost]] = {}
+_SLOT_OBJECT: Final = -1
+"""Key of the slot object's cost among those of arrays of so many bytes."""
 
 
 def kmalloc_class_bytes(size_bytes: int) -> int:
@@ -72,4 +75,7 @@ def _vcalloc_cost(nominal_bytes: int) -> Cost:
 
 def slot_object_cost() -> Cost:
     """Return the cost of a struct kvm_memory_slot. Source: virt/kvm/kvm_main.c kzalloc(GFP_KERNEL_ACCOUNT)."""
-    return Cost(SLOT_OBJECT_BYTES, 0, 0, 0, SLOT_OBJECT_REAL_BYTES)
+    known = _CACHE.get(_SLOT_OBJECT)
+    if known is None:
+        known = _CACHE[_SLOT_OBJECT] = Cost(SLOT_OBJECT_BYTES, 0, 0, 0, SLOT_OBJECT_REAL_BYTES)
+    return known

@@ -9,7 +9,17 @@ import slow_region
 from lane import LAZY, Lane, P, hva_of
 
 from replay.events import MemslotSet
-from replay.kvm.memory_region import CHECKS, DELETE, MOVE, Request, access_ok, classify, refusal, valid_flags
+from replay.kvm.memory_region import (
+    CHECKS,
+    DELETE,
+    MOVE,
+    Request,
+    access_ok,
+    classify,
+    refusal,
+    refused_by_arguments,
+    valid_flags,
+)
 from replay.kvm.set_memslot import kvm_set_memory_region
 from replay.units import Gpa, Hva, errno_name
 
@@ -308,6 +318,40 @@ class TestClassify:
         """Size 0 deletes, another base moves whatever the flags, and a slot may move onto itself or share its memory."""
         lane = lane_for("6.12.117", {})
         assert kvm_set_memory_region(request_of(lane, fields)) == (0, change, "")
+
+
+class TestRememberedAnswers:
+    """What the arguments alone decide is worked out once."""
+
+    def test_are_those_of_the_rows(self) -> None:
+        """For each release, kind of VM, life of the VM and argument, in any order, and asked again."""
+        lanes = [lane_for(release, {"vm_type": kind}) for release in ("6.1", "6.8", "6.12.117", "6.18.44") for kind in (0, 1)]
+        changes: list[dict[str, Any]] = [
+            {},
+            {"flags": 4},
+            {"flags": 8},
+            {"flags": 2},
+            {"fault": True},
+            {"foreign_mm": True},
+            {"region2": True},
+            {"slot": 1 << 16},
+            {"slot": 0x7FFF},
+            {"memory_size": 1},
+            {"memory_size": 1 << 44},
+            {"guest_phys_addr": 1},
+            {"guest_phys_addr": (1 << 64) - P},
+            {"userspace_addr": 1 << 47},
+            {"flags": 4, "guest_memfd_offset": 1, "region2": True},
+        ]
+        named = set()
+        for dead, _again in itertools.product((False, True), range(2)):
+            for lane, change, internal in itertools.product(lanes, changes, (False, True)):
+                lane.vm.vm_bugged = dead
+                request = request_of(lane, GOOD | change, internal=internal)
+                row = (None if internal else refusal(request, "ioctl")) or refusal(request, "region")
+                assert refused_by_arguments(request) is row
+                named.add("" if row is None else row.name)
+        assert len(named) > 8
 
 
 class TestInternalRequests:

@@ -129,6 +129,7 @@ def flipped(flip: Flip) -> Iterator[None]:
 
 def _forget() -> None:
     memory_region._checks.cache_clear()
+    memory_region._ANSWERS.clear()
     vmalloc._CACHE.clear()
 
 
