@@ -5,6 +5,7 @@ what it leaves out are the ones that were written: `identity_of()`. Lanes are in
 that were written can be made again without the others. Nothing here knows where checkpoints are kept, or checks for damage.
 """
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from replay.kvm.plain import Plain, Shelf, plain_of_machine, restore_machine
 
 DISAGREEMENT_PLAIN: Final = tuple(field.name for field in attrs.fields(Disagreement))
 Identity = tuple[Any, ...]
+KEY_BYTES: Final = 16
 
 _MISFITS: Final = (
     TypeError,
@@ -44,6 +46,12 @@ def identity_of(lane: Lane) -> Identity:
     return (lane.policy.name, facts, lane.factual, lane.left_out)
 
 
+def key_of(lane: Lane) -> str:
+    """Return a digest of `identity_of()`."""
+    packed: bytes = msgpack.packb(identity_of(lane))
+    return hashlib.blake2b(packed, digest_size=KEY_BYTES).hexdigest()
+
+
 def checkpoint_of(lanes: Sequence[Lane]) -> bytes:
     """Return the state of lanes between two events. Cost: proportional to slots and counters that are not zero."""
     shelf = Shelf()
@@ -52,8 +60,8 @@ def checkpoint_of(lanes: Sequence[Lane]) -> bytes:
     return zlib.compress(packed, 1)
 
 
-def restore(lanes: Sequence[Lane], checkpoint: bytes) -> None:
-    """Make lanes that have seen nothing what they were at a checkpoint.
+def restore(lanes: Sequence[Lane], checkpoint: bytes, *, to_go: int = 0) -> None:
+    """Make lanes that have seen nothing what they were at a checkpoint; to_go: how many events are to follow, if known.
 
     Raises MisfitError, and the lanes are of no use any more, when it does not hold them all or is no checkpoint.
     """
@@ -66,6 +74,7 @@ def restore(lanes: Sequence[Lane], checkpoint: bytes) -> None:
             own, machine = known[identity_of(lane)]
             _restore_lane(lane, own)
             restore_machine(lane.machine, machine, shelf)
+            lane.machine.hot_rows = to_go  # so that numpy is asked at once when it is worth it
     except (*_MISFITS, msgpack.UnpackException) as error:
         raise MisfitError(f"{type(error).__name__}: {error}") from error
 

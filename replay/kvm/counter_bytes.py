@@ -15,7 +15,7 @@ from typing import Final
 from replay.kvm.counters import LEAF_PAGES, LEAF_SHIFT, Counters
 
 HEAD: Final = struct.Struct("<IBB")
-MANY_PAGES: Final = 64
+MANY_PAGES: Final = 8
 """So many 2 MiB pages are worth numpy."""
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MASK: Final = LEAF_PAGES - 1

@@ -335,8 +335,10 @@ class Counters(MutableMapping[int, int]):
 
     def pages(self) -> list[tuple[int, "array[int]"]]:
         """Return (gfn >> 9, the cells of its 512 gfns) of each 2 MiB page in which something is counted, in order."""
-        first = self._base_root << (NODE_SHIFT - LEAF_SHIFT)
-        return [(first + page, cells) for page, cells in self._content()]
+        first, table = self._base_root << (NODE_SHIFT - LEAF_SHIFT), self._table
+        found = ((first + page, table.leaf(leaf)) for page, leaf in table.leaves_of(self.roots))
+        zeros = bytes(LEAF_PAGES * table.cells.itemsize)
+        return [(page, cells) for page, cells in found if cells.tobytes() != zeros]
 
     def put_page(self, page: int, cells: "array[int]") -> None:
         """Set all cells of a 2 MiB page of the range, which pages() gave, at once."""

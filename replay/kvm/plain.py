@@ -13,7 +13,7 @@ import attrs
 
 from replay.kvm.allocator import SLOT, Allocation, Allocator, Injection, Tally
 from replay.kvm.counter_bytes import counter_bytes, fill
-from replay.kvm.counters import NO_COUNTERS, Counters, Table
+from replay.kvm.counters import NO_COUNTERS, Counters, Roots, Table
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
@@ -42,13 +42,18 @@ class Shelf:
         self.contents = list(contents)
         self._places = {content: place for place, content in enumerate(contents)}
         self._counted: dict[tuple[int, int, int], tuple[Table, Counters]] = {}
+        self._shared: dict[Roots, int] = {}
 
     def put(self, counters: Counters) -> int:
-        """Return the place of the content of counters."""
+        """Return the place of the content of counters, which must not change as long as the shelf is in use."""
+        known = self._shared.get(counters.roots)
+        if known is not None:
+            return known
         content = counter_bytes(counters)
         place = self._places.setdefault(content, len(self.contents))
         if place == len(self.contents):
             self.contents.append(content)
+        self._shared[counters.roots] = place
         return place
 
     def take(self, place: int, counters: Counters, table: Table, npages: int) -> None:

@@ -9,6 +9,7 @@ from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
 from replay.cli.verbs.generate import GENERATE
 from replay.cli.verbs.import_ import IMPORT
+from replay.cli.verbs.index import INDEX
 from replay.cli.verbs.info import INFO
 from replay.cli.verbs.live import LIVE
 from replay.cli.verbs.pack import PACK
@@ -18,6 +19,6 @@ from replay.cli.verbs.state import STATE
 from replay.cli.verbs.verify import VERIFY
 
 VERBS: Final[tuple[Verb, ...]] = (
-    *(IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, VERIFY, RECOVER, PACK),
+    *(IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
     GENERATE,
 )
