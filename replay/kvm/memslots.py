@@ -55,6 +55,7 @@ class Memslots:
         for slot in slots:
             self._by_id[slot.id] = slot
             self._by_base[slot.base_gfn] = slot
+        self._listed = None
         for known, order in zip(self._orders, orders[:2], strict=True):
             for slot_id in reversed(order):
                 known.link(slot_id)

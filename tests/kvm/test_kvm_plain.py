@@ -51,17 +51,25 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
     Injection: (set(plain.INJECTION_PLAIN), {}),
     Vm: (
         {*plain.VM_PLAIN, "number", "type", "nodes", "external_adds", "spaces"},
-        dict.fromkeys(("policy", "profile", "allocator", "log"), "of the machine"),
+        {**dict.fromkeys(("policy", "profile", "allocator", "log"), "of the machine"), "check_facts": "from profile and type"},
     ),
     Memslots: (
         {"generation", "_by_id", "_orders", "_active"},
-        {"as_id": "its place", "_nr_as_ids": "of the VM", "_by_base": "_by_id in another order", "layout": "of the bulk rule"},
+        {
+            "as_id": "its place",
+            "_nr_as_ids": "of the VM",
+            "layout": "of the bulk rule",
+            **dict.fromkeys(("_by_base", "_bases", "_listed"), "_by_id in another order"),
+        },
     ),
     IdHash: ({"_buckets"}, {}),
     Memslot: ({*plain.SLOT_PLAIN, "object", "arch", "dirty_bitmap"}, {"as_id": "its place"}),
     Arch: ({"rmap", "lpage_info", "gfn_write_track", "counts"}, {}),
     Allocation: ({*plain.ALLOCATION_PLAIN, "cost"}, {}),
-    Cost: ({"nominal_bytes"}, dict.fromkeys(("pages", "areas", "area_pages", "real_bytes"), "from nominal_bytes")),
+    Cost: (
+        {"nominal_bytes"},
+        dict.fromkeys(("pages", "areas", "area_pages", "real_bytes", "charged_bytes"), "from nominal_bytes"),
+    ),
     Lane: (
         {"disagreements", "disagreement_count", "skipped", "unattributed", "machine"},
         {
