@@ -18,7 +18,8 @@ from replay.sources.tracefs_grammar import LostLine, SyscallEnter, SyscallExit
 TEXT: Final = "bpftrace"
 JSON: Final = "bpftrace json"
 _KINDS: Final = (
-    rb"(?:MEMSLOT2?|IOCTL|GETPAGE|ZAP|ZAPALL|ENTER|RUN|CLOSE|DUP|FORK|EXEC|EXIT|REGISTER|UNREGISTER|WTADD|WTREMOVE|VMAP|VFREE)"
+    rb"(?:MEMSLOT2?|IOCTL|GETPAGE|ZAP|ZAPALL|ENTER|RUN|CLOSE|DUP|FORK|EXEC|EXIT|REGISTER|UNREGISTER|WTADD|WTREMOVE|VMAP|VFREE"
+    rb"|BEGIN)"
 )
 _REST: Final = rb"(?P<time>\d{1,19})(?P<fraction>(?!))? (?P<head>\d{1,7} \d{1,7} .{0,60}?) (?P<body>" + _KINDS
 # A comm may hold what looks like a kind; the first kind that is followed by a field is taken.
@@ -129,6 +130,7 @@ _READERS: Final[dict[bytes, Callable[[bytes], Fact | None]]] = {
     b"EXEC": lambda _: Execed(),
     b"EXIT": lambda body: Ended(killed=bool(_fields(body).get("code", 0) & 0x7F)),
     b"ZAPALL": lambda _: Ignored("event kvm_mmu_zap_all_fast"),
+    b"BEGIN": lambda _: Ignored("beginning of the recording"),
 }
 """Reader of each kind's fields."""
 

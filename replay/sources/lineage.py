@@ -106,6 +106,10 @@ class Lineage:
         waiting = self.births.get(tid)
         return waiting.pop(0) if waiting else None
 
+    def is_born(self, tid: int) -> bool:
+        """Say whether a birth of that number was noted, whoever has it now."""
+        return tid in self._born
+
     def add(self, birth: Birth) -> None:
         """Note a birth."""
         self.births.setdefault(birth.tid, []).append(birth)
@@ -149,7 +153,7 @@ class LineageBuilder:
             known = self.lineage.births.get(call.ret)
             if not known:
                 return False
-        self.lineage.add(_birth(call, call.ret))
+        self.lineage.add(birth_of(call, call.ret))
         return True
 
     def _match_signals(self) -> None:
@@ -179,7 +183,7 @@ class LineageBuilder:
             index = next((place for place, call in ahead if self._can_be(call, tid)), None)
             if index is None:
                 continue
-            birth = _birth(waiting.pop(index), tid)
+            birth = birth_of(waiting.pop(index), tid)
             birth.inferred = True
             self.lineage.add(birth)
 
@@ -188,7 +192,8 @@ class LineageBuilder:
         return call.place < self.lineage.first[tid] and (call.ret is None or call.ret < tid)
 
 
-def _birth(call: MakerCall, tid: int) -> Birth:
+def birth_of(call: MakerCall, tid: int) -> Birth:
+    """Return how a call's task came to be."""
     flags = clone_flags(call.name, call.args)
     return Birth(
         tid,

@@ -80,8 +80,9 @@ class MergedImport:
     FORMAT = FORMAT
     WITHOUT: frozenset[int] = frozenset()
 
-    def __init__(self, straces: Sequence[Input], trace: Input) -> None:
-        self._strace, self._trace = StraceImport(straces), trace
+    def __init__(self, straces: Sequence[Input] | StraceImport, trace: Input) -> None:
+        self._strace = straces if isinstance(straces, StraceImport) else StraceImport(straces)
+        self._trace = trace
         self._tally = Tally()
         self._lexer = self._lexed(trace)
         blocks = iter(self._lexer)

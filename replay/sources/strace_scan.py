@@ -84,7 +84,7 @@ class Scanner:
             else:
                 self._see_tids(block, number)
             self._see_options(block)
-            yield from _lines_with_keys(block, number)
+            yield from lines_with_keys(block, number)
             number += block.count("\n")
         self.result.lines += number
 
@@ -177,7 +177,7 @@ def _earliest(block: str, words: tuple[str, ...]) -> int | None:
     return min(places, default=None)
 
 
-def _lines_with_keys(block: str, before: int) -> Iterator[tuple[int, str]]:
+def lines_with_keys(block: str, before: int) -> Iterator[tuple[int, str]]:
     """Yield the lines of a block that hold a key, with their numbers."""
     places: set[int] = set()
     for key in _KEYS:

@@ -188,10 +188,10 @@ def lineage_of(block: Block | None) -> Lineage:
 class TracefsImport:
     """A stream over one tracefs trace.
 
-    chunks: its bytes, in pieces of any size. name: base name of the file.
+    chunks: its bytes, in pieces of any size. name: base name of the file. tgids: option record-tgid is known to be on.
     """
 
-    def __init__(self, chunks: Iterable[bytes], *, name: str = "ftrace.txt") -> None:
+    def __init__(self, chunks: Iterable[bytes], *, name: str = "ftrace.txt", tgids: bool = False) -> None:
         self._lexer = TracefsLexer(chunks)
         self._blocks = iter(self._lexer)
         self._first = next(self._blocks, None)
@@ -203,10 +203,9 @@ class TracefsImport:
             provenance="imported from tracefs text",
             complete_start=is_complete_start(self._first),
         )
-        self._walk = self._make(name)
+        self._walk = self._make(name, Lineage(makers_recorded=True) if tgids else lineage_of(self._first))
 
-    def _make(self, name: str) -> Walk:
-        lineage = lineage_of(self._first)
+    def _make(self, name: str, lineage: Lineage) -> Walk:
         resolver = Resolver(lineage, tally=self._tally, names=(name,))
         out, owners = ItemWriter(0), Owners(resolver, by_thread=not lineage.makers_recorded)
         calls = AloneCalls(Emitter(resolver, owners, out), lineage, self._tally, name, 0)

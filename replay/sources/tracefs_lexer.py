@@ -24,7 +24,8 @@ class Block:
 class TracefsLexer:
     """Iterate over the blocks of a trace.
 
-    chunks: the bytes of the trace in pieces of any size. Memory is a few blocks, whatever the length.
+    chunks: the bytes of the trace in pieces of any size. Memory is a few blocks, whatever the length. An empty piece says that
+    there is nothing more for now: what is whole of the text so far is given at once.
     `cut` says after the last block whether the text ended without a newline.
     """
 
@@ -48,7 +49,7 @@ class TracefsLexer:
         for chunk in self._chunks:
             parts.append(chunk)
             held += len(chunk)
-            if held < BLOCK_BYTES:
+            if chunk and held < BLOCK_BYTES:
                 continue
             text = b"".join(parts)
             end = text.rfind(b"\n") + 1

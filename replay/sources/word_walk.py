@@ -32,9 +32,19 @@ _PLUGIN_TEXT: Final = re.compile(rb"page: +(?:(?:new|existing|un)? ?sp gfn [0-9a
 _USES: Final = frozenset({ioctls.KVM_RUN, ioctls.KVM_SET_USER_MEMORY_REGION, ioctls.KVM_CREATE_VCPU})
 
 
+LEAVING_NS: Final = 1_000_000_000
+"""How long after its exit began a task is believed to be on its way out."""
+
+
 @attrs.define
 class LiveCalls(AloneCalls):
-    """Calls of a trace that may say as well when tasks come, go, and run another program."""
+    """Calls of a trace that may say as well when tasks come, go, and run another program.
+
+    A task's end is recorded when its exit begins, and what it drops it drops after that: its last pages are zapped by exit_mm().
+    So it is taken when its process is next heard of, or a second later. Source: kernel/exit.c do_exit(): the tracepoint is first.
+    """
+
+    _leaving: dict[int, tuple[TaskLine, int, bool]] = attrs.field(factory=dict)
 
     def met(self, task: TaskLine) -> None:
         """Take a thread whose lines are of shadow pages only: a worker of the kernel in a VMM's process, for one."""
@@ -45,8 +55,24 @@ class LiveCalls(AloneCalls):
                 self.emit.resolver.world.task(task.tid)
 
     def ended(self, task: TaskLine, line: int, *, killed: bool) -> None:
-        """Take the end of a task: its VMs go with whatever it was the last to hold."""
+        """Take the end of a task that has begun."""
         self._meet(task)
+        self._leaving[task.tid] = (task, line, killed)
+
+    def let_go(self, task: TaskLine | None = None) -> None:
+        """End the tasks that are on their way out, all of them or those that another line shows to be gone."""
+        for gone, line, killed in list(self._leaving.values()):
+            if task is None or gone.tgid == task.tgid or (task.time_ns or 0) - (gone.time_ns or 0) > LEAVING_NS:
+                del self._leaving[gone.tid]
+                self._end(gone, line, killed=killed)
+
+    def end(self) -> None:
+        """Write what the end of the trace says."""
+        self.let_go()
+        super().end()
+
+    def _end(self, task: TaskLine, line: int, *, killed: bool) -> None:
+        """End a task: its VMs go with whatever it was the last to hold."""
         end = TaskEnd(task.tid, line, killed=killed, time_ns=task.time_ns, file=self.file)
         self.emit.write(self._late.pop(task.tid, []) + self.emit.resolver.feed(end))
         self._open.pop(task.tid, None)
@@ -109,6 +135,8 @@ class WordWalk(Walk):
 
     def _fact(self, found: WordLine, task: TaskLine, line: int) -> None:
         fact = found.fact
+        if self.lives is not None:
+            self.lives.let_go(task)
         if isinstance(fact, SyscallEnter):
             self._entered[task.tid] = (fact.args.get("fd", -1), fact.args.get("cmd", -1))
             self.calls.enter(task, fact, line)

@@ -177,16 +177,38 @@ class TestLives:
         assert isinstance(last, VmDestroy)
         assert last.reason == "exec"
 
-    def test_zaps_after_the_end(self) -> None:
-        """Pages zapped behind the end of a process are counted, not lost."""
+    def test_zaps_on_the_way_out(self) -> None:
+        """A task's end is printed when it begins: what it zaps after that belongs to its VM, which goes last."""
         lines = [
             "1450 100 100 guest GETPAGE gfn=1 role=3704 created=1",
             "1500 100 100 guest EXIT code=0",
             "1600 100 100 guest ZAP gfn=1 role=3704",
         ]
         result = imported_lines([*VM, *lines], "bpftrace")
+        assert [event.KIND for event in result.events][-2:] == ["shadow_page.unaccount", "vm.destroy"]
+        assert result.count(AFTER_END) == 0
+
+    def test_zaps_after_the_end(self) -> None:
+        """Pages zapped behind the end of a process, when its number has been heard of again, are counted, not lost."""
+        lines = [
+            "1450 100 100 guest GETPAGE gfn=1 role=3704 created=1",
+            "1500 100 100 guest EXIT code=0",
+            "1550 100 100 other CLOSE fd=3",
+            "1600 100 100 guest ZAP gfn=1 role=3704",
+        ]
+        result = imported_lines([*VM, *lines], "bpftrace")
         assert result.count(AFTER_END) == 1
         assert result.trailer.total("lost") + result.trailer.total("unknown") == 0
+
+    def test_ends_wait_a_second(self) -> None:
+        """A line of another process a second later ends a task that is on its way out."""
+        lines = [
+            "1500 100 100 guest EXIT code=0",
+            "2000001500 200 200 other EXEC",
+            "2000001600 100 100 guest ZAP gfn=1 role=3704",
+        ]
+        result = imported_lines([*VM, "1450 100 100 guest GETPAGE gfn=1 role=3704 created=1", *lines], "bpftrace")
+        assert result.count(AFTER_END) == 1
 
     def test_facts(self) -> None:
         """The lines say what they say."""

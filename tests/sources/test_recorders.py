@@ -34,7 +34,7 @@ class TestKvmtrace:
     def test_all_kinds(self) -> None:
         """It prints each kind that it is documented to print."""
         kinds = {line.split()[4] for line in printed("kvmtrace.bt")}
-        assert kinds == {"ENTER", "IOCTL", "RUN", "CLOSE", "DUP", "FORK", "EXEC", "EXIT", "GETPAGE", "ZAP"}
+        assert kinds == {"ENTER", "IOCTL", "RUN", "CLOSE", "DUP", "FORK", "EXEC", "EXIT", "GETPAGE", "ZAP", "BEGIN"}
 
     @pytest.mark.parametrize("script", ["kvmtrace.bt", "vmalloc.bt"])
     def test_maps_are_cleared(self, script: str) -> None:
