@@ -135,7 +135,7 @@ class Gate:
         """Yield the lines with their numbers."""
         while True:
             held = self._scanner.first_held()
-            while self._lines and (held is None or self._lines[0][0] <= held):
+            while self._lines and (held is None or self._lines[0][0] < held):
                 yield self._lines.popleft()
                 held = self._scanner.first_held()
             if self.ended and not self._lines:
