@@ -201,6 +201,14 @@ class NoKernelError(KvmReplayError):
     remedy = "Run `kvm-replay live` on Linux on x86-64 as a user who may open /dev/kvm; recordings of other machines need no KVM."
 
 
+class CaptureError(KvmReplayError):
+    """A run that can not be recorded: no source is allowed here, or one was refused or ended before the run did."""
+
+    code = "KVR501"
+    title = "cannot record"
+    remedy = "Install strace, or run as root with bpftrace; `kvm-replay record --print-script` gives what to run by hand."
+
+
 def catalogue() -> list[type[KvmReplayError]]:
     """List every error class of the tree, sorted by code; codes are unique."""
     found: list[type[KvmReplayError]] = []

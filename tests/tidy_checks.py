@@ -25,11 +25,12 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "sources": (*VOCABULARY, "recording"),
     "live": (*VOCABULARY, "sources"),  # a source that makes its own recording: it borrows the numbers of the ioctls
     "generate": VOCABULARY,
+    "record": (*VOCABULARY, "recording", "sources", "live"),
     "kvm": VOCABULARY,
     "engine": (*VOCABULARY, "kvm"),
     "analyses": (*VOCABULARY, "kvm", "engine"),
     "report": (*VOCABULARY, "kvm", "engine", "analyses"),
-    "cli": (*VOCABULARY, "schema", "recording", "sources", "live", "generate", "kvm", "engine", "analyses", "report"),
+    "cli": (*VOCABULARY, "schema", "recording", "sources", "live", "record", "generate", "kvm", "engine", "analyses", "report"),
     "__main__": ("cli",),
 }
 """Room -> rooms that it may import from. A change here is a change of the architecture: docs/architecture.md says it too."""

@@ -10,7 +10,7 @@ from replay.sources.ioctls import ioctl_number
 _NUMBER: Final = re.compile(r"-?(?:0x[0-9a-fA-F]+|\d+)")
 _FD: Final = re.compile(r"(-?(?:0x[0-9a-fA-F]+|\d+))(?:<((?:[^<>]|<[^<>]*>)*)>)?")
 _IOCTL: Final = re.compile(
-    r"(-?(?:0x[0-9a-fA-F]+|\d+))(?:<((?:[^<>]|<[^<>]*>)*)>)?, *"
+    r"(-?(?:0x[0-9a-fA-F]+|\d+))(?:<((?:[^<>]|<[^<>]*>)*)>(?:\(deleted\))?)?, *"
     r"((?:_IOC\([^)]*\)|\w+)(?: /\* [^*]* \*/)?)(?:, *(.*))?$",
     re.DOTALL,
 )

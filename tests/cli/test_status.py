@@ -29,6 +29,8 @@ RECORDINGS: dict[str, tuple[Machine, list[Event], bool]] = {
 }
 
 CASES: dict[tuple[str, int], list[str]] = {
+    ("record", 0): ["record", "--print-script", "--with", "strace"],
+    ("record", 2): ["record", "-o", "new.kvmr"],
     ("import", 0): ["import", "agrees.kvmr", "-o", "new.kvmr", "--force"],
     ("import", 2): ["import", "agrees.kvmr", "-o", "differs.kvmr"],
     ("info", 0): ["info", "lossy.kvmr"],
@@ -66,7 +68,7 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("pack", 2): ["pack", "agrees.kvmr", "-o", "differs.kvmr"],
     ("recover", 3): ["recover", "torn.kvmr", "-o", "new.kvmr", "--force"],
 }
-JSON_CASES = [(verb, status) for verb, status in CASES if status != 2]
+JSON_CASES = [(verb, status) for verb, status in CASES if status != 2 and verb != "record"]  # record's output is its command's
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,11 @@ def growing(path: Path, seed: int) -> GrowingStrace:
     return stream
 
 
+def nobody(_tid: int, _parent: int) -> bool:
+    """Know no task."""
+    return False
+
+
 class TestGrowingStrace:
     """strace text in pieces."""
 
@@ -60,13 +65,14 @@ class TestGrowingStrace:
     def test_task_before_its_maker_returns(self) -> None:
         """A thread's lines that come before the call that made it returned wait for it."""
         lines = [
-            b'9 1.000001 openat(AT_FDCWD, "/dev/kvm", O_RDWR) = 3</dev/kvm>\n9 1.000002 ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4\n',
+            b'9 1.000001 openat(AT_FDCWD, "/dev/kvm", O_RDWR) = 3</dev/kvm>\n',
+            b"9 1.000002 ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4\n",
             b"9 1.000003 clone3({flags=CLONE_VM|CLONE_FILES|CLONE_THREAD}, 88 <unfinished ...>\n",
             b"12 1.000004 ioctl(4, KVM_CREATE_VCPU, 0) = 5\n",
             b"9 1.000005 <... clone3 resumed>) = 12\n",
         ]
         text = b"".join(line.replace(b" 1.0", b" 1795341862.0") for line in lines)
-        stream = GrowingStrace(iter([text[:300], b"", text[300:]]), Input("strace.txt"), is_task=lambda _tid, _parent: False)
+        stream = GrowingStrace(iter([text[:300], b"", text[300:]]), Input("strace.txt"), is_task=nobody)
         events = [item for item in stream.items() if not isinstance(item, Run)]
         assert [(event.KIND, event.task and event.task.pid) for event in events] == [("vm.create", 9), ("vcpu.create", 9)]
 
@@ -91,7 +97,7 @@ class TestGrowingStrace:
     def test_attached_tasks_have_no_maker(self) -> None:
         """Threads that were there before are of the one process that strace was attached to."""
         text = b"31 1795341862.000001 ioctl(7<anon_inode:kvm-vm>, KVM_CREATE_VCPU, 1) = 9<anon_inode:kvm-vcpu:1>\n"
-        stream = GrowingStrace(iter([text]), Input("strace.txt"), attached=[30, 31], is_task=lambda _tid, _parent: False)
+        stream = GrowingStrace(iter([text]), Input("strace.txt"), attached=[30, 31], is_task=nobody)
         events = [item for item in stream.items() if not isinstance(item, Run)]
         assert [event.KIND for event in events] == ["vm.attach", "vcpu.create"]
         assert events[0].task is not None
@@ -100,12 +106,10 @@ class TestGrowingStrace:
 
     def test_endless_line(self) -> None:
         """A line without an end takes bounded memory and is passed over."""
-        text = (
-            b"x" * (5 << 20)
-            + b"\n9 1795341862.000002 ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4\n9 1795341862.000003 ioctl(4, KVM_CREATE_VCPU, 0) = 5\n"
-        )
+        calls = (b"ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4", b"ioctl(4, KVM_CREATE_VCPU, 0) = 5")
+        text = b"x" * (5 << 20) + b"".join(b"\n9 1795341862.000002 " + call for call in calls)
         cut = [text[place : place + 100_000] for place in range(0, len(text), 100_000)]
-        stream = GrowingStrace(iter(cut), Input("strace.txt"), is_task=lambda _tid, _parent: False)
+        stream = GrowingStrace(iter(cut), Input("strace.txt"), is_task=nobody)
         assert [item.KIND for item in stream.items() if not isinstance(item, Run)] == ["vm.create", "vcpu.create"]
 
 

@@ -63,6 +63,12 @@ class TestNumbers:
 class TestIoctls:
     """Commands, in every spelling."""
 
+    def test_deleted_file(self) -> None:
+        """Behind the note of a file that was deleted strace says so."""
+        args = ioctl_args("7</tmp/tmp.6ojpPFHOJG>(deleted), TCGETS, NULL")
+        assert args is not None
+        assert (args.fd, args.cmd_text) == (Fd(7, "/tmp/tmp.6ojpPFHOJG"), "TCGETS")
+
     @pytest.mark.parametrize(
         "text",
         [

@@ -14,11 +14,12 @@ from replay.cli.verbs.info import INFO
 from replay.cli.verbs.live import LIVE
 from replay.cli.verbs.pack import PACK
 from replay.cli.verbs.policies import POLICIES_VERB
+from replay.cli.verbs.record import RECORD
 from replay.cli.verbs.recover import RECOVER
 from replay.cli.verbs.state import STATE
 from replay.cli.verbs.verify import VERIFY
 
 VERBS: Final[tuple[Verb, ...]] = (
-    *(IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
+    *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
     GENERATE,
 )

@@ -1,0 +1,80 @@
+"""Record by bpftrace alone."""
+
+import os
+import signal
+import time
+
+import attrs
+
+from replay.errors import CaptureError
+from replay.header import Tool
+from replay.record.captures import SETTLE_SECONDS, START_SECONDS, STOP_SECONDS, Capture, Tick, tracer_loss
+from replay.record.scripts import BPFTRACE_PROGRAM, bpftrace_program, quoted
+from replay.stream import Stream
+
+
+@attrs.define
+class BpftraceCapture(Capture):
+    """bpftrace alone: one program, filtered to the command and what it starts."""
+
+    tracer: int = 0
+    _asked: bool = False
+
+    TEXT = "bpftrace.txt"
+    ERRORS = "bpftrace.err"
+
+    def prepare(self) -> None:
+        """Start bpftrace and wait until its probes are on."""
+        self.clock = "boottime"
+        if self.job.pid is None:
+            self.hold_command()
+        (self.job.folder / BPFTRACE_PROGRAM).write_text(bpftrace_program())
+        self.tracer = self.started(self._words(), self.TEXT, errors=self.ERRORS)
+        until = time.monotonic() + START_SECONDS
+        while b" BEGIN " not in (self.job.folder / self.TEXT).read_bytes()[:65536]:
+            self.children.reap()
+            if self.tracer in self.children.ended or time.monotonic() > until:
+                raise CaptureError(self.said(self.ERRORS) or "bpftrace does not begin", where="bpftrace")
+            time.sleep(0.02)
+
+    def _words(self) -> list[str]:
+        target = str(self.root if self.job.pid is None else self.job.pid)
+        program = str(self.job.folder / BPFTRACE_PROGRAM)
+        return ["bpftrace", "-B", "line", program, target, "0" if self.job.pid is None else "1"]
+
+    def launch(self) -> None:
+        """Let the command run."""
+        self.release()
+
+    def tools(self) -> tuple[Tool, ...]:
+        """Return bpftrace."""
+        command = quoted(["bpftrace", "-B", "line", BPFTRACE_PROGRAM, "PID"])
+        return (Tool(name="bpftrace", version=self.machine.ability("bpftrace").version[:64], command=command),)
+
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Return bpftrace's."""
+        return ((self.TEXT, "bpftrace"),)
+
+    def stream(self, tick: Tick) -> Stream:
+        """Return what bpftrace prints."""
+        from replay.sources.bpftrace_lines import BPFTRACE
+        from replay.sources.word_walk import WordImport
+
+        return WordImport(self.tail(self.TEXT, self.tracer, tick), BPFTRACE, name=self.TEXT)
+
+    def tracers(self) -> dict[int, str]:
+        """Return bpftrace."""
+        return {self.tracer: "bpftrace"}
+
+    def cut(self) -> list[str]:
+        """Notice a bpftrace that was killed while the last events were waited for."""
+        status = self.children.ended.get(self.tracer, 0)
+        return [tracer_loss("bpftrace", status)] if os.WIFSIGNALED(status) else []
+
+    def stop(self) -> None:
+        """Interrupt bpftrace when the last events are through: it empties its buffers."""
+        if self.over_for(SETTLE_SECONDS) and not self._asked:
+            self._asked = True
+            self.children.send(self.tracer, signal.SIGINT)
+        if self.over_for(STOP_SECONDS):
+            self.children.send(self.tracer, signal.SIGKILL)

@@ -1,0 +1,185 @@
+"""`record` with this machine's own tools and KVM, end to end; skips, with the reason, where they are not there.
+
+Each promise is held for every source that works here: the small VMM (tests/record/small_vmm.py) says what it asked, and the
+recording has to say the same. With KVM_REPLAY_VMMS=1 a QEMU boot and gVisor are recorded as well, where they are installed; with
+KVM_REPLAY_KILLS=N everybody is killed N times under every source, and not one of them under each.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from record_bench import ROOT, WAIT_SECONDS, Bench, instances, is_running, until
+
+from replay.cli import main
+from replay.events import Mark, MemslotSet, VmCreate
+from replay.record.abilities import SOURCES, Machine, Source
+
+VMM = str(ROOT / "tests" / "record" / "small_vmm.py")
+MACHINE = Machine()
+KILLS = int(os.environ.get("KVM_REPLAY_KILLS", "0"))
+VICTIMS = {"bpftrace": "tracer", "strace+tracefs": "recorder", "strace": "command"}
+KILLED = [
+    (source, victim, seed)
+    for source in SOURCES[:3]
+    for victim in sorted(VICTIMS.values())
+    for seed in range(KILLS or (VICTIMS[source.name] == victim))
+]
+LONG = pytest.mark.skipif(os.environ.get("KVM_REPLAY_VMMS") != "1", reason="minutes: set KVM_REPLAY_VMMS=1")
+
+
+def why_not_here(source: Source) -> str:
+    """Return why a source can not be tried here, "" when it can."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "/dev/kvm can not be opened"
+    return MACHINE.why_not(source)
+
+
+def with_of(source: Source) -> str:
+    """Return the argument of --with that takes a source."""
+    return "tracefs" if "tracefs" in source.name else source.name
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> Source:
+    """Give a source, or skip with the reason why it can not be used here."""
+    found: Source = request.param
+    why = why_not_here(found)
+    if why:
+        pytest.skip(f"{found.name}: {why}")
+    return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Give a folder to record in; nothing of a recorder may be left behind."""
+    before = instances()
+    made = Bench(tmp_path)
+    yield made
+    made.end()
+    until(lambda: not set(instances()) - set(before))
+
+
+def vmm(*numbers: int) -> list[str]:
+    """Return the command line of the small VMM."""
+    return [sys.executable, VMM, *map(str, numbers)]
+
+
+def count(events: Sequence[object], **fields: object) -> int:
+    """Count the successful memslot calls that have these fields."""
+    calls = [event for event in events if isinstance(event, MemslotSet) and event.ret == 0]
+    return sum(all(getattr(call, name) == value for name, value in fields.items()) for call in calls)
+
+
+EACH = pytest.mark.parametrize("source", SOURCES[:3], indirect=True, ids=lambda source: source.name)
+
+
+class TestSmallVmm:
+    """A VMM whose every call is known."""
+
+    @EACH
+    def test_is_recorded(self, source: Source, bench: Bench) -> None:
+        """Every call is there with its arguments; shadow pages come and go in pairs; nothing is lost; the status is kept."""
+        command = ["sh", "-c", '"$@"; exit 7', "sh", *vmm(5, 200)]
+        assert bench.run("--with", with_of(source), "-o", "out.kvmr", "--", *command) == 7, bench.errors
+        found = bench.recording()
+        assert isinstance(found.events[-1], Mark)
+        assert "command: exit status 7" in found.events[-1].text
+        assert sum(isinstance(event, VmCreate) for event in found.events) == 1
+        assert count(found.events) == 1 + 4 * 5
+        assert count(found.events, slot=7, flags=0, guest_phys_addr=0x10000000, memory_size=1 << 20) == 5
+        assert count(found.events, slot=7, memory_size=0) == 5
+        assert [count(found.events, guest_phys_addr=0x20000000 + (number << 21)) for number in range(5)] == [1] * 5
+        assert found.kinds.count("vm.destroy") == 1
+        pages = found.kinds.count("shadow_page.account")
+        assert pages == found.kinds.count("shadow_page.unaccount")
+        assert pages >= 200 or found.header.machine.tdp is not False or source.name == "strace"
+        assert found.trailer.total("lost") == found.trailer.total("unknown") == 0, found.trailer.counters
+        assert main(["compare", str(bench.folder / "out.kvmr")]) in {0, 1, 3}
+
+
+class TestKills:
+    """SIGKILL at moments that nobody chose."""
+
+    @pytest.mark.parametrize(
+        ("source", "victim", "seed"), KILLED, indirect=["source"], ids=lambda value: getattr(value, "name", value)
+    )
+    def test_readable_and_clean(self, source: Source, bench: Bench, victim: str, seed: int) -> None:
+        """What was recorded is readable, and called cut when it is; no process, no instance is left."""
+        dice = random.Random(seed)
+        command = ["sh", "-c", f"echo $$ >number; exec {sys.executable} {VMM} 30000 0"]
+        recorder = bench.start("--with", with_of(source), "-o", "out.kvmr", "--", *command)
+        number = bench.number_in("number")
+        time.sleep(dice.random())
+        tools = tracers(recorder.pid)
+        assert victim != "tracer" or tools
+        target = {"recorder": recorder.pid, "command": number}.get(victim) or dice.choice(tools)
+        os.kill(target, signal.SIGKILL)
+        status = recorder.wait(WAIT_SECONDS)
+        until(lambda: not is_running(number) and not any(map(is_running, tools)))
+        if victim == "recorder":
+            assert bench.recording("out.kvmr.part").torn
+            assert main(["recover", str(bench.folder / "out.kvmr.part"), "-o", str(bench.folder / "saved.kvmr")]) == 3
+            return
+        found = bench.recording()
+        assert not found.torn
+        if victim == "command":
+            assert status == 128 + signal.SIGKILL
+            assert found.trailer.total("lost") == 0, found.trailer.counters
+        else:
+            assert found.trailer.total("lost") >= 1
+            assert "lost" in found.kinds
+
+
+def tracers(pid: int) -> list[int]:
+    """List the tools that a recorder runs."""
+    found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(pid)], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if line.split()[1] in {"strace", "bpftrace", "cat"}]
+
+
+class TestStale:
+    """What a recorder leaves that could not clean up, and whose watchdog could not either."""
+
+    def test_instance_of_a_dead_recorder(self, bench: Bench) -> None:
+        """It is removed by the next run."""
+        from replay.record.tracefs import mount_point
+
+        why = why_not_here(SOURCES[1])
+        root = mount_point()
+        if why or root is None:
+            pytest.skip(f"tracefs: {why}")
+        stale = root / "instances" / "kvm-replay-4194303-12345"
+        stale.mkdir()
+        assert bench.run("--with", "tracefs", "-o", "out.kvmr", "--", "true") == 0
+        assert not stale.exists()
+
+
+@LONG
+class TestVmms:
+    """Real VMMs."""
+
+    @EACH
+    @pytest.mark.parametrize(
+        ("program", "words"),
+        [
+            ("qemu-system-x86_64", ["-M", "pc", "-m", "256", "-accel", "kvm", "-display", "none", "-nodefaults", "-vga", "std"]),
+            ("runsc", ["--rootless", "--network=none", "--platform=kvm", "do", "echo", "hi"]),
+        ],
+    )
+    def test_is_recorded(self, source: Source, bench: Bench, program: str, words: list[str]) -> None:
+        """A boot is recorded with nothing lost or not understood, and can be compared."""
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+        command = ["timeout", "-s", "KILL", "8", program, *words]
+        bench.run("--with", with_of(source), "-o", "out.kvmr", "--", *command)
+        found = bench.recording()
+        assert count(found.events) >= 4
+        assert found.trailer.total("lost") == 0, found.trailer.counters
+        assert main(["compare", str(bench.folder / "out.kvmr")]) in {0, 1, 3}
