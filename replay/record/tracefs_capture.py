@@ -86,17 +86,17 @@ class TracefsCapture(StraceCapture):
         return {**(super().tracers() if self.beside_strace else {}), self.reader: "reader of tracefs"}
 
     def stop(self) -> None:
-        """Stop strace, then the instance, then its reader when that has read all: it would wait for more for ever."""
+        """Stop strace, then the instance, then its reader when that has read all: it may wait for more for ever."""
         if self.beside_strace and self.tracer not in self.children.ended:
             super().stop()
             return
         if self.instance is None or not self.over_for(SETTLE_SECONDS):
             return
+        self._asked = True
         self.instance.stop()
         unread = sum(stats.get("entries", 0) for _, stats in self.instance.stats())
         self._idle = self._idle + 1 if not unread and sleeps(self.reader) else 0
         if self._idle >= IDLE_LOOKS or self.over_for(STOP_SECONDS):
-            self._asked = True
             self.children.send(self.reader, signal.SIGKILL)
 
     def cut(self) -> list[str]:
