@@ -34,6 +34,8 @@ def events_of(lab: Lab, op: Operation, depth: int = 0) -> Iterator[Event]:
     elif name in {"child", "clonevm"}:
         inner = attrs.evolve(op, words=op.words[1:] or ("",), child=True, own_mm=name == "child")
         yield from events_of(lab, inner, depth + 1)
+    elif name in {"badarg", "badmap"}:
+        yield from events_of(lab, attrs.evolve(op, words=op.words[1:] or ("",), fault=True), depth + 1)
     elif name == "fresh":
         yield from _fresh(lab, op, depth)
     elif name == "after":

@@ -15,10 +15,12 @@ from replay.events import (
     NotifierUnregister,
     VmDestroy,
     WriteTrackAdd,
+    WriteTrackQuery,
     WriteTrackRemove,
 )
+from replay.sources.lab_numbers import number_of
 from replay.sources.lab_ops import REPEATS_MAX, Handler, Lab, Operation, value_at
-from replay.units import EBADF, ENOENT, U32_MAX, Gfn
+from replay.units import EBADF, ENOENT, U32_MAX, AsId, Gfn
 
 MODULE: Final = "answer of the test module, not of KVM"
 MODULE_READERS: Final = frozenset({"dump", "counts", "events", "info", "fail", "delay"})
@@ -82,6 +84,17 @@ def _gfn(lab: Lab, op: Operation) -> Iterator[Event]:
         yield cls(vm=vm.number, gfn=gfn, ret=ret, **op.event())
 
 
+def _query(lab: Lab, op: Operation) -> Iterator[Event]:
+    """Tell a question of the module to the kernel's own function, as page faults ask it."""
+    vm = lab.vms.by_name.get(op.word(1))
+    if _from_module(lab, op) or vm is None:
+        return
+    space, colon, frame = op.word(2).rpartition(":")
+    as_id = number_of(space, lab.rams, op.where) & 0xFF if colon else 0
+    gfn = number_of(frame, lab.rams, op.where)
+    yield WriteTrackQuery(vm=vm.number, as_id=AsId(as_id), gfn=Gfn(gfn), ret=op.ret, **op.event())
+
+
 def _fail(lab: Lab, op: Operation) -> Iterator[Event]:
     if _from_module(lab, op):
         return
@@ -101,5 +114,6 @@ MODULE_HANDLERS: Final[dict[str, Handler]] = {
     "add": _gfn,
     "addn": _gfn,
     "rem": _gfn,
+    "query": _query,
     "fail": _fail,
 }

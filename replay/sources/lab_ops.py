@@ -49,7 +49,10 @@ class Lab:
 
 @attrs.frozen(kw_only=True)
 class Operation:
-    """One operation to be told as events. child: done by a forked process; inferred: part of another one, without a result."""
+    """One operation to be told as events. child: done by a forked process; inferred: part of another one, without a result.
+
+    fault: its argument, or the bitmap of a dirty-log call, could not be read; what it asked for is known from the script.
+    """
 
     words: tuple[str, ...]
     ret: int | None
@@ -60,6 +63,7 @@ class Operation:
     child: bool = False
     own_mm: bool = False
     inferred: bool = False
+    fault: bool = False
 
     def event(self) -> dict[str, Any]:
         """Return the fields that every event of this operation has."""
@@ -120,6 +124,7 @@ def _region(op: Operation, vm: LabVm, fields: tuple[int, int, int, int, int], **
         guest_phys_addr=Gpa(gpa),
         memory_size=size,
         userspace_addr=Hva(hva),
+        fault=op.fault,
         **{**op.call(), **more},
     )
 
@@ -198,6 +203,12 @@ def _call(make: Callable[[int, Callable[[int], int]], Event], *, words: int) -> 
     return handler
 
 
+def _idmap(lab: Lab, op: Operation) -> Iterator[Event]:
+    vm = vm_at(lab, op)
+    if vm is not None:
+        yield IdentityMapSet(vm=vm.number, guest_phys_addr=Gpa(value_at(lab, op, 2)), fault=op.fault, **op.call())
+
+
 def _cap(lab: Lab, op: Operation) -> Iterator[Event]:
     vm = vm_at(lab, op)
     if vm is not None:
@@ -208,7 +219,7 @@ def _cap(lab: Lab, op: Operation) -> Iterator[Event]:
 def _dirty(lab: Lab, op: Operation) -> Iterator[Event]:
     vm = vm_at(lab, op)
     if vm is not None:
-        yield DirtyLogGet(vm=vm.number, slot=slot_of(op.word(2), lab.rams, op.where), **op.call())
+        yield DirtyLogGet(vm=vm.number, slot=slot_of(op.word(2), lab.rams, op.where), fault=op.fault, **op.call())
 
 
 def _cleardirty(lab: Lab, op: Operation) -> Iterator[Event]:
@@ -217,7 +228,7 @@ def _cleardirty(lab: Lab, op: Operation) -> Iterator[Event]:
         return
     first, count = value_at(lab, op, 3), value_at(lab, op, 4) & U32_MAX
     slot = slot_of(op.word(2), lab.rams, op.where)
-    yield DirtyLogClear(vm=vm.number, slot=slot, first_page=first, num_pages=count, **op.call())
+    yield DirtyLogClear(vm=vm.number, slot=slot, first_page=first, num_pages=count, fault=op.fault, **op.call())
 
 
 def _cgroup(lab: Lab, op: Operation) -> Iterator[Event]:
@@ -264,7 +275,7 @@ VM_HANDLERS: Final[dict[str, Handler]] = {
     "vcpu": _vcpu,
     "gmem": _guest_memfd,
     "tss": _call(lambda vm, word: TssSet(vm=vm, guest_phys_addr=Gpa(word(2))), words=2),
-    "idmap": _call(lambda vm, word: IdentityMapSet(vm=vm, guest_phys_addr=Gpa(word(2))), words=2),
+    "idmap": _idmap,
     "irqchip": _call(lambda vm, _word: IrqchipCreate(vm=vm), words=1),
     "nrmmu": _call(lambda vm, word: NrMmuPagesSet(vm=vm, nr_mmu_pages=word(2)), words=2),
     "cap": _cap,

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -23,15 +24,26 @@ KERNELS = Path(__file__).resolve().parent.parent.parent / "recordings" / "kernel
 
 @attrs.frozen
 class Kernel:
-    """One kernel that was booted. policy: for kernels whose release does not tell it."""
+    """One kernel that was booted. policy: for kernels whose release does not tell it. facts: those that differ from BOOTED."""
 
     name: str
     release: str
     config: bool
     la57: bool = False
     policy: str | None = None
+    facts: dict[str, Any] = attrs.field(factory=dict)
 
 
+BOOTED: dict[str, Any] = {"smm": True, "max_phys_bits": 40}
+"""Facts of the machines that QEMU's TCG makes."""
+HERE: dict[str, Any] = {
+    "smm": False,
+    "max_phys_bits": 48,
+    "vendor": "pvm",
+    "tdp": False,
+    "tdp_mmu": False,
+    "total_ram_pages": 6171021,
+}
 ROWS = (
     Kernel("Debian 6.1 amd64", "6.1.192", config=True),
     Kernel("Debian 6.1 amd64, guest CPU with five-level paging", "6.1.192", config=True, la57=True),
@@ -39,6 +51,7 @@ ROWS = (
     Kernel("Debian 6.12 amd64", "6.12.117", config=True),
     Kernel("Debian 6.12 cloud-amd64", "6.12.117", config=False),
     Kernel("Debian 6.12 amd64, only the on-demand policy undone in kvm.ko", "6.12.117", config=True, policy="eager"),
+    Kernel("6.18.44 with a vendor module that pages by shadow pages, no SMM", "6.18.44", config=False, facts=HERE),
 )
 PREFIXES: dict[str, Kernel] = {
     "6.1": ROWS[0],
@@ -50,9 +63,11 @@ PREFIXES: dict[str, Kernel] = {
     "6.12cloud": ROWS[4],
     "6.12eager": ROWS[5],
     "6.12eagersmp2": ROWS[5],
+    "6.18pvm": ROWS[6],
 }
 """What was booted, by the first part of a result folder's name."""
-HOW = "booted under QEMU's TCG: AMD SVM with nested paging, 4 GiB, 40 physical address bits; slotprobe ran {case}.script"
+TCG = "booted under QEMU's TCG: AMD SVM with nested paging, 4 GiB, 40 physical address bits; slotprobe ran {case}.script"
+ALIVE = "as it ran, without the test module; slotprobe ran {case}.script"
 
 
 def kernel_of(folder: str) -> Kernel:
@@ -63,14 +78,9 @@ def kernel_of(folder: str) -> Kernel:
 def machine_of(folder: Path, results: Path) -> Machine:
     """Return the facts of a boot that only its operator knows."""
     kernel = kernel_of(folder.name)
-    return Machine(
-        kernel_release=kernel.release,
-        config_external_write_tracking=kernel.config,
-        smm=True,
-        la57=kernel.la57,
-        max_phys_bits=40,
-        total_ram_pages=ram_pages(folder) or ram_pages(results / f"{kernel.release.rpartition('.')[0]}-npt1"),
-    )
+    ram = ram_pages(folder) or ram_pages(results / f"{kernel.release.rpartition('.')[0]}-npt1")
+    known = {**BOOTED, "total_ram_pages": ram, **kernel.facts}
+    return Machine(kernel_release=kernel.release, config_external_write_tracking=kernel.config, la57=kernel.la57, **known)
 
 
 def ram_pages(folder: Path) -> int | None:
@@ -92,7 +102,7 @@ def stream_of(path: Path, results: Path) -> LabImport:
         header,
         title=name,
         tools=(*header.tools, Tool(name="kvm-replay", version=VERSION)),
-        provenance=f"{kernel.name}, {HOW.format(case=path.stem)}",
+        provenance=f"{kernel.name}, {(ALIVE if kernel.facts else TCG).format(case=path.stem)}",
         compression="zlib",
     )
     return stream

@@ -16,8 +16,8 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "conformance.md"
 NAMES = [f"{path.parent.name}/{path.stem}" for path in paths()]
 RECORDING_BYTES_MAX = 100 << 10
 ALL_BYTES_MAX = 3 << 20
-CASES_OF_A_BATTERY = {"6.1": 28, "6.12": 28, "6.12eager": 16}
-"""Recordings of each full configuration; the random scripts ran on the unchanged kernels only."""
+CASES_OF_A_BATTERY = {"6.1": 33, "6.12": 33, "6.12eager": 16}
+"""Recordings of each full configuration; the random scripts, and those from 30 on, ran on the unchanged kernels only."""
 
 LACKING = {"15-enomem-oomkill": 9, "22-nested": 1, "25-notifier-events": 3}
 """Scripts that lack something, and in how many recordings what it lacks could have been compared."""
@@ -47,8 +47,8 @@ class TestKernels:
         assert len(lacking) == sum(LACKING.values())
 
     def test_all_kernels_are_there(self) -> None:
-        """Nine full batteries of three kernels, two cloud kernels, five-level paging, and two CPUs are checked."""
-        assert len(NAMES) == 231
+        """Nine full batteries of three kernels, two cloud kernels, five-level paging, two CPUs and a 6.18 are checked."""
+        assert len(NAMES) == 265
         for kernel, count in CASES_OF_A_BATTERY.items():
             for configuration in ("npt0", "npt1", "npt1-notdpmmu"):
                 assert sum(case.folder == f"{kernel}-{configuration}" for case in cases()) == count
@@ -127,10 +127,10 @@ class TestRecordings:
         machine = header.machine
         assert header.title == name
         assert kernel_of(Path(name).parent.name).name in header.provenance
-        assert machine.kernel_release in {"6.1.192", "6.12.117"}
-        assert machine.tdp is ("npt0" not in name)
-        assert machine.tdp_mmu is ("npt1" in name and "notdpmmu" not in name)
-        assert machine.config_external_write_tracking is ("cloud" not in name)
+        assert machine.kernel_release in {"6.1.192", "6.12.117", "6.18.44"}
+        assert machine.tdp is ("npt0" not in name and "pvm" not in name)
+        assert bool(machine.tdp_mmu) is ("npt1" in name and "notdpmmu" not in name)
+        assert machine.config_external_write_tracking is ("cloud" not in name and "pvm" not in name)
 
 
 class TestPage:

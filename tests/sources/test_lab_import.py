@@ -9,6 +9,7 @@ from replay.errors import TraceSyntaxError
 from replay.events import (
     AllocFail,
     DirtyLogClear,
+    DirtyLogGet,
     Event,
     IdentityMapSet,
     Lost,
@@ -27,6 +28,7 @@ from replay.events import (
     VmDestroy,
     VmEnableCap,
     WriteTrackAdd,
+    WriteTrackQuery,
     WriteTrackRemove,
 )
 from replay.header import Machine
@@ -143,6 +145,16 @@ class TestCalls:
         assert isinstance(vfork, MemslotSet)
         assert (child.foreign_mm, vfork.foreign_mm) == (True, False)
 
+    @pytest.mark.parametrize(
+        "op", ["badarg slot v 1 8 0 1M 0", "badarg slot2 v 1 8 0 1M 0", "badmap dirty v 1 64", "badmap cleardirty v 1 0 64"]
+    )
+    def test_a_bad_pointer(self, op: str) -> None:
+        """An argument or a bitmap that can not be read is said, and what was asked for is known all the same."""
+        bad, good = one(line(op, "EFAULT")), one(line(op.partition(" ")[2]))
+        assert isinstance(bad, MemslotSet | DirtyLogGet | DirtyLogClear)
+        assert (bad.slot, bad.fault, bad.ret) == (1, True, -14)
+        assert (type(good), getattr(good, "fault", None)) == (type(bad), False)
+
     def test_fresh(self) -> None:
         """`fresh` is a VM with slot 0, the operation with its result, and the end of the VM; only the operation was recorded."""
         found, _stream = imported(line("fresh slot v 1 0 0 1M 0", "EEXIST"))
@@ -223,6 +235,13 @@ class TestModule:
         events = told(line("add v 0x10"), line("rem v 16", "EINVAL"), line("addn v 9 3", done=3))
         rows = [(type(e), e.gfn, e.ret) for e in events if isinstance(e, WriteTrackAdd | WriteTrackRemove)]
         assert rows == [(WriteTrackAdd, 16, 0), (WriteTrackRemove, 16, -22), *[(WriteTrackAdd, 9, 0)] * 3]
+
+    def test_queries(self) -> None:
+        """What the kernel says of a gfn has its address space, its answer, or the module's refusal, which is no event."""
+        events = told(line("query v 0x10", ret=1), line("query v 1:9"), line("query v 2:9", "EDOM"), line("query w 1", "EBADF"))
+        rows = [(e.as_id, e.gfn, e.ret) for e in events if isinstance(e, WriteTrackQuery)]
+        assert rows == [(0, 16, 1), (1, 9, 0)]
+        assert len(events) == 2
 
     def test_injection(self) -> None:
         """There is one injection at a time."""
