@@ -30,6 +30,7 @@ from replay.events import (
 )
 from replay.events.base import Task, VmCall
 from replay.header import MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
+from replay.kvm.allocator import ARRAYS, SITE_INVALID, SITE_SLOT
 from replay.kvm.release import Release
 from replay.runs import Constant, Item, Run
 from replay.stream import Stream
@@ -39,6 +40,8 @@ _WORD: Final = re.compile(r"KVM_[A-Z0-9_]{1,60}")
 """Names of KVM's own ioctls and capabilities; they are public."""
 _VERSION: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}")
 _TOOLS: Final = frozenset({"strace", "bpftrace", "trace-cmd", "perf", "tracefs", "babeltrace2", "syzkaller", "kvm-replay"})
+_SITES: Final = frozenset({"", *ARRAYS, *SITES, SITE_SLOT, SITE_INVALID})
+"""Where allocations are made to fail, too: an injection may name an array instead of a function, or nothing."""
 _VENDORS: Final = frozenset({"intel", "amd", "pvm"})
 _FORMAT: Final = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -181,7 +184,7 @@ class Scrub:
         return self._gpas.place(gfn << PAGE_SHIFT) >> PAGE_SHIFT
 
     def _site(self, site: str) -> str:
-        return site if site in SITES else self._labels.label("site", site)
+        return site if site in _SITES else self._labels.label("site", site)
 
     def _task(self, task: Task) -> Task:
         return Task(pid=self._number(task.pid), tid=self._number(task.tid))
