@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 
 from replay.kvm.counters import Table
+from replay.kvm.release import Release
 from replay.kvm.vmalloc import Cost, slot_object_cost, vcalloc_cost
 
 # Arrays of a slot, in the order in which a CREATE allocates them (kvm_alloc_memslot_metadata() [6.1, 6.12]).
@@ -111,10 +112,12 @@ class Allocator:
     """All kernel memory of one lane.
 
     limit_pages: what the memory cgroup may still be charged, None for no limit. total_ram_pages: a single array larger than
-    this fails at once (mm/vmalloc.c __vmalloc_node_range() [6.1, 6.12]), 0 for no limit.
+    this fails at once (mm/vmalloc.c __vmalloc_node_range() [6.1, 6.12]), 0 for no limit. slot_object: what one memslot object
+    takes.
     """
 
     total_ram_pages: int = 0
+    slot_object: Cost = attrs.field(factory=lambda: slot_object_cost(Release(6, 12)))
     limit_pages: int | None = None
     number: int = 0
     event: int = 0
@@ -152,7 +155,7 @@ class Allocator:
 
     def kzalloc(self, site: str, vm: int, slot: tuple[int, int]) -> Allocation | None:
         """Allocate a slot object with GFP_KERNEL_ACCOUNT; None is -ENOMEM. Source: virt/kvm/kvm_main.c."""
-        return self._take(site, SLOT, slot_object_cost(), vm, slot, refuse=False)
+        return self._take(site, SLOT, self.slot_object, vm, slot, refuse=False)
 
     def _take(self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool) -> Allocation | None:
         limited = self.injections or refuse or self.forced is not None or self.limit_pages is not None

@@ -56,6 +56,7 @@ from replay.kvm.profile import Profile
 from replay.kvm.set_memslot import kvm_free_memslot, kvm_set_memory_region
 from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING
 from replay.kvm.vm import Vm
+from replay.kvm.vmalloc import slot_object_cost
 from replay.kvm.write_tracking_cap import why_refused
 from replay.units import EIO, ENOMEM, ENOTTY
 
@@ -92,7 +93,7 @@ class Machine:
             )
         self.policy = policy
         self.profile = profile
-        self.allocator = Allocator(total_ram_pages=profile.total_ram_pages)
+        self.allocator = Allocator(total_ram_pages=profile.total_ram_pages, slot_object=slot_object_cost(profile.release))
         self.log = KernelLog()
         self.vms: dict[int, Vm] = {}
         self.gone: dict[int, None] = {}
@@ -182,7 +183,9 @@ def _vm_destroy(machine: Machine, event: VmDestroy, _outcome: Outcome) -> None:
 
 def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
     vm = machine.vm(event.vm)
-    recorded = event.ret if event.ret is not None and event.ret < 0 and event.ret != -ENOMEM else 0
+    # Only REGION2 carries a guest_memfd: what binding it gave on the recorded kernel is taken from there.
+    refused = event.region2 and event.ret is not None and event.ret < 0 and event.ret != -ENOMEM
+    recorded = event.ret if refused and event.ret is not None else 0
     request = Request(
         vm,
         event.slot,

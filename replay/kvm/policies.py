@@ -36,19 +36,29 @@ class Policy:
     source: str
     note: str = ""
     external_term: Callable[[bool, bool, bool], bool]
-    register_allocates: bool  # the first registration allocates arrays for all slots and sets the sticky flag
     register_checks_mm: bool  # kvm NULL or a foreign mm is ESRCH; takes a reference to the VM; can fail
-    has_ext_flag: bool  # kvm->arch.external_write_tracking_enabled (v2: page_write_tracking_enabled) exists
-    kvm_owns_node: bool  # KVM's own notifier is on every VM's list, which is therefore never empty
+    has_ext_flag: bool  # the first registration sets kvm->arch.external_write_tracking_enabled (v2: page_write_tracking_enabled)
     flush_slot: bool  # notifiers' track_flush_slot runs on DELETE and MOVE before prepare; MOVE with a node is allowed
     bug_when_disabled: bool  # add/remove while not enabled: KVM_BUG_ON, the VM is dead; else WARN and nothing happens
-    warn_once: bool  # a counter that would leave 0..65535 warns once per boot; else each time
     opt_out: bool = False  # KVM_CAP_PAGE_WRITE_TRACKING lets a VM do without external write tracking
     root_enables: bool = False  # a first shadow root sets the flag too, all write tracking before any rmap
     reference_first: bool = False  # register takes its reference to the VM before it allocates, and drops it on failure
     needs_config: bool = False  # does not link without the option
     at_first_add: bool = False  # a slot gets its array when its first gfn is tracked, never before; this can not fail
     kernel: bool = True  # some kernel or patch does this; else it is a yardstick
+
+    @property
+    def register_allocates(self) -> bool:
+        """Whether the first registration allocates arrays for all slots: where it sets a flag, as the flag promises them."""
+        return self.has_ext_flag and not self.at_first_add
+
+    @property
+    def kvm_owns_node(self) -> bool:
+        """Whether KVM's own notifier is on every VM's list, which is therefore never empty: its flush_slot zaps shadow pages.
+
+        Source: arch/x86/kvm/mmu/mmu.c kvm_mmu_init_vm(), kvm_mmu_invalidate_zap_pages_in_memslot() [6.1].
+        """
+        return self.flush_slot
 
 
 _CONFIG_DECIDES: Final = "=n leaves only shadow paging: then like on-demand"
@@ -61,13 +71,10 @@ EAGER_5_16: Final = Policy(
     source="arch/x86/kvm/mmu/page_track.c [6.1.192] kvm_page_track_write_tracking_enabled(), kvm_page_track_create_memslot()",
     note="5.16 and 5.17 allocate with kvcalloc(), which may take kmalloc memory: costs are those of __vcalloc() [5.18]",
     external_term=lambda config, _ext, _disabled: config,
-    register_allocates=False,
     register_checks_mm=False,
     has_ext_flag=False,
-    kvm_owns_node=True,
     flush_slot=True,
     bug_when_disabled=False,
-    warn_once=False,
 )
 ALWAYS: Final = attrs.evolve(
     EAGER_5_16,
@@ -96,10 +103,8 @@ EAGER_6_6: Final = attrs.evolve(
     ),
     note="",
     register_checks_mm=True,
-    kvm_owns_node=False,
     flush_slot=False,
     bug_when_disabled=True,
-    warn_once=True,
 )
 # Source: "kvm/x86: add capability to disable the write-track mechanism", v1 of the series, 2024-02-05, on 6.8-rc.
 V1: Final = attrs.evolve(
@@ -130,7 +135,6 @@ ON_DEMAND: Final = attrs.evolve(
         'a364c014a2c1 ("kvm/x86: allocate the write-tracking metadata on-demand", 6.9)'
     ),
     external_term=lambda config, ext, _disabled: config and ext,
-    register_allocates=True,
     has_ext_flag=True,
 )
 # Source: "kvm/x86: allocate the write-tracking metadata on-demand", v2 of the series, 2024-02-06, on 6.8-rc.
@@ -160,7 +164,6 @@ IDEAL: Final = attrs.evolve(
         "a yardstick for bytes: it never runs out of memory for write tracking and charges nobody, so its results are not held "
         "against a kernel's"
     ),
-    register_allocates=False,
     at_first_add=True,
     kernel=False,
 )

@@ -8,11 +8,13 @@ from typing import Final
 
 import attrs
 
+from replay.kvm.release import Release
 from replay.units import PAGE_SIZE_BYTES
 
 KMALLOC_CLASSES_BYTES: Final = (8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096)
-SLOT_OBJECT_BYTES: Final = 280
-"""sizeof(struct kvm_memory_slot) with guest_memfd support (264 before 6.8): both live in kmalloc-cg-512."""
+SLOT_OBJECT_SIZES_BYTES: Final = (((6, 8), 280), ((0, 0), 264))
+"""(since, sizeof(struct kvm_memory_slot)): the guest_memfd member came with 6.8. Read on 6.1.192 and 6.12.117 by a module, on
+6.18.44 from BTF; a 6.8 or later without CONFIG_KVM_PRIVATE_MEM would have 264 too."""
 SLOT_OBJECT_REAL_BYTES: Final = 512
 
 
@@ -39,8 +41,6 @@ class Cost:
 
 
 _CACHE: Final[dict[int, Cost]] = {}
-_SLOT_OBJECT: Final = -1
-"""Key of the slot object's cost among those of arrays of so many bytes."""
 
 
 def kmalloc_class_bytes(size_bytes: int) -> int:
@@ -73,9 +73,10 @@ def _vcalloc_cost(nominal_bytes: int) -> Cost:
     return Cost(nominal_bytes, pages, 1 + nested.areas, pages + nested.area_pages, pages * PAGE_SIZE_BYTES + nested.real_bytes)
 
 
-def slot_object_cost() -> Cost:
-    """Return the cost of a struct kvm_memory_slot. Source: virt/kvm/kvm_main.c kzalloc(GFP_KERNEL_ACCOUNT)."""
-    known = _CACHE.get(_SLOT_OBJECT)
-    if known is None:
-        known = _CACHE[_SLOT_OBJECT] = Cost(SLOT_OBJECT_BYTES, 0, 0, 0, SLOT_OBJECT_REAL_BYTES)
-    return known
+def slot_object_cost(release: Release) -> Cost:
+    """Return the cost of a struct kvm_memory_slot: both of its sizes live in kmalloc-cg-512.
+
+    Source: include/linux/kvm_host.h struct kvm_memory_slot, virt/kvm/kvm_main.c kzalloc(GFP_KERNEL_ACCOUNT).
+    """
+    nominal = next(size for since, size in SLOT_OBJECT_SIZES_BYTES if release.at_least(*since))
+    return Cost(nominal, 0, 0, 0, SLOT_OBJECT_REAL_BYTES)

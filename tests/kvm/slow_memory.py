@@ -33,8 +33,9 @@ def vcalloc_real_bytes(size_bytes: int) -> int:
 class SlowMemory:
     """All live pieces in one list, all injections in another; totals are summed up when asked."""
 
-    def __init__(self, total_ram_pages: int) -> None:
+    def __init__(self, total_ram_pages: int, slot_bytes: int) -> None:
         self.total_ram_pages = total_ram_pages
+        self.slot_bytes = slot_bytes
         self.limit: int | None = None
         self.live: list[dict[str, Any]] = []
         self.injections: list[dict[str, Any]] = []
@@ -87,7 +88,7 @@ class SlowMemory:
         if self._injected(vm, caller, "slot"):
             self.failed.append(caller)
             return None
-        return self._keep("slot", caller, 280, 0, 512)
+        return self._keep("slot", caller, self.slot_bytes, 0, 512)
 
     def _keep(self, label: str, caller: str, size_bytes: int, pages: int, real: int, *, charged: bool = True) -> dict[str, Any]:
         self.made += 1

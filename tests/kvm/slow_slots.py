@@ -28,7 +28,7 @@ class SlowSlots:
         assert policy in {"always", "eager-5.16", "eager-6.6", "v1", "v2", "on-demand", "ideal"}
         self.policy, self.facts = policy, facts
         self.old_api = policy in {"always", "eager-5.16"}
-        self.memory = SlowMemory(facts["total_ram_pages"])
+        self.memory = SlowMemory(facts["total_ram_pages"], 280 if facts["release"] >= (6, 8, 0) else 264)
         self.log: list[str] = []
 
     def track(self, vm: Dict, slot: Dict, gfn: int, delta: int) -> None:

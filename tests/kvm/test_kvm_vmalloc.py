@@ -7,6 +7,7 @@ from slow_memory import vcalloc_pages, vcalloc_real_bytes
 from replay.events import MemslotSet, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, RMAP, Allocator, Injection, Tally
 from replay.kvm.memslot import lpages
+from replay.kvm.release import Release
 from replay.kvm.vmalloc import KMALLOC_CLASSES_BYTES, kmalloc_class_bytes, slot_object_cost, vcalloc_cost
 
 P = 4096
@@ -67,10 +68,13 @@ class TestVcallocCost:
         for size in KMALLOC_CLASSES_BYTES:
             assert kmalloc_class_bytes(size) == size
 
-    def test_slot_object(self) -> None:
-        """A slot object is 280 bytes in a class of 512, and nothing of it is an area."""
-        cost = slot_object_cost()
-        assert (cost.nominal_bytes, cost.real_bytes, cost.pages, cost.areas) == (280, 512, 0, 0)
+    @pytest.mark.parametrize(
+        ("release", "size"), [("5.0", 264), ("6.1.192", 264), ("6.7.99", 264), ("6.8", 280), ("6.12.117", 280)]
+    )
+    def test_slot_object(self, release: str, size: int) -> None:
+        """A slot object is 264 bytes, from 6.8 on 280, in a class of 512, and nothing of it is an area."""
+        cost = slot_object_cost(Release.parse(release))
+        assert (cost.nominal_bytes, cost.real_bytes, cost.pages, cost.areas) == (size, 512, 0, 0)
 
 
 class TestLpages:
