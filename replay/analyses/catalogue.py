@@ -308,6 +308,13 @@ AGREEMENTS: Final[dict[str, Rule]] = {
         "whether the other address space is looked at depends on the release, not on the policy: every lane answers alike",
         f"{_PT} kvm_gfn_is_write_tracked(); 0f38453cdb2e and its backports 6.1.187, 6.6.156, 6.12.108, 6.18.49",
     ),
+    "D36": Rule(
+        "stale slot copy (candidate H1), in every lane",
+        "in no lane has the memslot its array before the call that enables write tracking, so a vCPU that still holds the old slot copy "
+        "can find write tracking enabled and a NULL array under each of them. Without CONFIG_KVM_EXTERNAL_WRITE_TRACKING that is so since "
+        "5.16, by the first shadow root",
+        f"virt/kvm/kvm_main.c kvm_swap_active_memslots(), {_PT} kvm_page_track_write_tracking_enabled() [6.1, 6.12]",
+    ),
     "H1'": Rule(
         "DELETE or MOVE beside the first shadow root (candidate)",
         "the old slot object is flushed before its arrays are refreshed, so it can be walked for rmaps that it has not got; not write "

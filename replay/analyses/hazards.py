@@ -176,7 +176,16 @@ def _span(first: Call, second: Call) -> str:
 
 def _allocates_late(lane: Lane) -> bool:
     """Tell whether a first registration allocates in this lane: its policy does so, and nothing enabled it before."""
-    return lane.policy.register_allocates and lane.profile.tdp and lane.profile.config_external_write_tracking
+    return lane.policy.register_allocates and _enables_late(lane) and lane.profile.config_external_write_tracking
+
+
+def _enables_late(lane: Lane) -> bool:
+    """Tell whether memslots are there before write tracking is: without the option in eager kernels too, from 5.16 on.
+
+    Source: page_track.c kvm_page_track_write_tracking_enabled() [6.1, 6.12].
+    """
+    term = lane.policy.external_term(lane.profile.config_external_write_tracking, False, False)
+    return lane.profile.tdp and not term
 
 
 class CommonRaces:
@@ -189,6 +198,9 @@ class CommonRaces:
         self._done: Done = {}
         self._zaps_less: dict[int, None] = {}  # VMs whose memslot changes do not zap all shadow pages
         self._new_api = all(lane.policy.register_checks_mm for lane in lanes)
+        kernels = [lane for lane in lanes if lane.policy.kernel]
+        self._late = bool(kernels) and all(_enables_late(lane) for lane in kernels)
+        self._register_enables = all(_allocates_late(lane) for lane in kernels)
         # have_rmaps() is false until the first root, and flush_shadow() may be a range zap: mmu.c [6.12].
         self._rmap_twin = all(lane.profile.tdp_mmu_enabled and lane.profile.release.at_least(6, 12) for lane in lanes)
 
@@ -212,6 +224,9 @@ class CommonRaces:
                 yield "D25"
             if first.node != second.node:
                 yield "H4"
+        enabler = next((call.role for call in (first, second) if call.enables), "")
+        if roles & _CHANGES and self._late and (enabler == ROOT or (enabler == REGISTER and self._register_enables)):
+            yield "D36"
         if roles == {REGISTER, MOVE} and not enables and self._new_api:
             yield "H3"
         if new_root and roles & {DELETE, MOVE} and self._rmap_twin and first.event.vm in self._zaps_less:

@@ -59,13 +59,13 @@ def _rows_but(*left_out: int) -> tuple[str, ...]:
 
 # Rows of recordings/catalogue/ in whose recordings a lane has the policy.
 CATALOGUE_ROWS: Final[dict[str, tuple[str, ...]]] = {
-    "always": ("D1",),
-    "eager-5.16": ("D1", "D14", "D17", "D23"),
-    "eager-6.6": _rows_but(14, 17),
-    "v1": ("D1", "D2", "D23", "D33"),
-    "v2": ("D5", "D8", "D9", "D10"),
+    "always": ("D1", "D23"),
+    "eager-5.16": ("D1", "D14", "D17", "D23", "D27"),
+    "eager-6.6": _rows_but(),
+    "v1": ("D1", "D2", "D11", "D23", "D33"),
+    "v2": ("D5", "D8", "D9", "D10", "D11"),
     "on-demand": _rows_but(33),
-    "ideal": ("D2",),
+    "ideal": ("D1", "D2", "D23"),
 }
 
 AXES: Final[tuple[ReleaseAxis, ...]] = (

@@ -159,6 +159,20 @@ class TestAlike:
         assert agreements_of([CREATE, slot(), root(6, 0, 5), *two[2:]]) == {"H4": (1, 4)}
         assert agreements_of([*two[:3], register(8, 31, 35, node=1)]) == {}
 
+    def test_stale_copy(self) -> None:
+        """Where no lane has arrays before the enabling call, H1 is in all: without the option beside the first shadow root."""
+        bare, change = ["eager@config=n", "on-demand@config=n"], [CREATE, slot(), flags(8, 10, 25)]
+        assert agreements_of([*change, root(7, 20, 30)], bare)["D36"] == (1, 3)
+        assert agreements_of([*change, root(7, 20, 30)], [*bare, "ideal@config=n"])["D36"] == (1, 3)
+        assert agreements_of([*change, register(7, 20, 30)], ["on-demand", "6.9"])["D36"] == (1, 3)
+        assert "D36" not in agreements_of([*change, register(7, 20, 30)], ["eager-5.16@config=n", "6.1@config=n"])
+        assert "D36" not in agreements_of([*change, root(7, 26, 30)], bare)
+        assert "D36" not in agreements_of([*change, root(7, 20, 30)])
+        assert "D36" not in agreements_of([*change, root(7, 20, 30)], ["always@config=n", "on-demand@config=n"])
+        assert "D36" not in agreements_of([*change, root(7, 20, 30)], ["eager@config=n+tdp=0", "on-demand@config=n+tdp=0"])
+        later = [CREATE, slot(), root(6, 0, 5), flags(8, 10, 25), root(7, 20, 30)]
+        assert "D36" not in agreements_of(later, bare)
+
     def test_rmap_twin(self) -> None:
         """A first shadow root beside a DELETE, where memslot changes do not zap all shadow pages (H1')."""
         quirk = VmEnableCap(vm=0, cap=213, args=(128,), ret=0)
