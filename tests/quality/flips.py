@@ -40,7 +40,11 @@ OTHERS = (
     "6.12-npt0/22-nested",
     "6.12-npt1-notdpmmu/02-sizes",
     "6.12-npt1-notdpmmu/16-fail-create",
+    "6.12-npt0/06-errors",
+    "6.12-npt0/33-arrays",
     "6.1cloud-npt1/12-headline",
+    "6.1cloud-npt1/34-untracked",
+    "6.18pvm-live/32-guest-memfd",
     "real/fd-errors",
     "real/gvisor-echo",
 )

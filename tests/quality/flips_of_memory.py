@@ -106,7 +106,8 @@ def prices() -> Iterator[Flip]:
     yield Flip("page pointers not in slab classes", function(true, _priced(PAGE_SIZE_BYTES, lambda size: size)))
     yield Flip("page pointers in powers of two", function(kmalloc, lambda size: max(8, 1 << (size - 1).bit_length())))
     yield Flip("an array of a page more", function(true, _priced(PAGE_SIZE_BYTES, kmalloc, 1)))
-    yield Flip("a slot object of 264 bytes", number("SLOT_OBJECT_BYTES", 264))
+    yield Flip("a slot object of 264 bytes", number("SLOT_OBJECT_SIZES_BYTES", (((0, 0), 264),)))
+    yield Flip("a slot object of 280 bytes", number("SLOT_OBJECT_SIZES_BYTES", (((0, 0), 280),)))
     yield Flip("a slot object in a slab of 256 bytes", number("SLOT_OBJECT_REAL_BYTES", 256))
 
 

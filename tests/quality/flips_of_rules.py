@@ -299,7 +299,7 @@ def _released(true: Callable[..., Any], release: Release) -> Change:
 def internal() -> Iterator[Flip]:
     """Change when the kernel makes slots for itself, and where."""
     vcpu, tss = internal_slots.vcpu_internal_slots, internal_slots.kvm_vm_ioctl_set_tss_addr
-    yield Flip("TSS: vendor not asked", _profiled(tss, vendor="intel"))
+    yield Flip("TSS: vendor not asked", _profiled(tss, vendor="intel", unrestricted_guest=False))
     yield Flip("TSS: unrestricted guest not asked", _profiled(tss, unrestricted_guest=False))
     yield Flip("TSS: never", function(tss, lambda _vm, _gpa: 0))
     for fact, value in (("flexpriority", True), ("flexpriority", False), ("avic", True), ("avic", False)):

@@ -103,7 +103,8 @@ def policy_rows() -> Iterator[Flip]:
             yield Flip(f"policy {policy.name}: external term, {how}", change, policy=policy.name)
         for flag in FLAGS:
             change = functools.partial(Hand.field, row=policy, name=flag, value=not getattr(policy, flag))
-            yield Flip(f"policy {policy.name}: {flag}", change, policy=policy.name)
+            # needs_config decides whether there is a lane: that is to be asked of recordings without one
+            yield Flip(f"policy {policy.name}: {flag}", change, policy="" if flag == "needs_config" else policy.name)
 
 
 def releases() -> Iterator[Flip]:

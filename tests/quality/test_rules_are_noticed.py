@@ -70,7 +70,7 @@ class TestFlips:
         assert len(names) == len(flips)
         for row in CHECKS:
             assert {f"check dropped: {row.name}", f"check with another errno: {row.name}"} <= names
-        assert len(FLAGS) == 13
+        assert len(FLAGS) == 10
         for policy in POLICIES:
             assert {f"policy {policy.name}: {flag}" for flag in FLAGS} <= names
             assert any(name.startswith(f"policy {policy.name}: external term") for name in names)
