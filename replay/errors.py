@@ -209,6 +209,16 @@ class CaptureError(KvmReplayError):
     remedy = "Install strace, or run as root with bpftrace; `kvm-replay record --print-script` gives what to run by hand."
 
 
+class WorkerError(KvmReplayError):
+    """A process that replays recordings died over one, or can not be had at all."""
+
+    code = "KVR600"
+    title = "worker lost"
+    remedy = (
+        "Replay that recording alone with `kvm-replay compare`; a process that is killed without a word often ran out of memory."
+    )
+
+
 def catalogue() -> list[type[KvmReplayError]]:
     """List every error class of the tree, sorted by code; codes are unique."""
     found: list[type[KvmReplayError]] = []

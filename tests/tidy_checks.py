@@ -30,7 +30,11 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "engine": (*VOCABULARY, "kvm"),
     "analyses": (*VOCABULARY, "kvm", "engine"),
     "report": (*VOCABULARY, "kvm", "engine", "analyses"),
-    "cli": (*VOCABULARY, "schema", "recording", "sources", "live", "record", "generate", "kvm", "engine", "analyses", "report"),
+    "fleet": (*VOCABULARY, "recording", "sources", "kvm", "engine", "analyses"),  # many recordings in many processes
+    "cli": (
+        *(*VOCABULARY, "schema", "recording", "sources", "live", "record", "generate", "fleet"),
+        *("kvm", "engine", "analyses", "report"),
+    ),
     "__main__": ("cli",),
 }
 """Room -> rooms that it may import from. A change here is a change of the architecture: docs/architecture.md says it too."""
@@ -38,7 +42,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
 PURE_ROOMS: Final = frozenset(
     {"units", "errors", "events", "header", "runs", "stream", "soundness", "generate", "kvm", "engine", "analyses", "report"}
 )
-CLOCKLESS_ROOMS: Final = PURE_ROOMS | {"recording", "sources", "live", "schema", "event_docs"}
+CLOCKLESS_ROOMS: Final = PURE_ROOMS | {"recording", "sources", "live", "schema", "event_docs", "fleet"}
 
 CLOCK_MODULES: Final = frozenset({"time", "datetime", "random", "secrets", "uuid"})
 IO_MODULES: Final = frozenset({"os", "io", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile", "threading"})

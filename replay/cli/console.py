@@ -69,11 +69,11 @@ class Console:
         if not self.quiet:
             self._say(sentence)
 
-    def progress(self, what: str) -> Progress:
+    def progress(self, what: str, *, unit: str = "events") -> Progress:
         """Return a progress line: live on a terminal, silent in a pipe, a dumb terminal or under --quiet."""
         stream = sys.stderr
         live = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb" and not self.quiet
-        return Progress(what, stream if live else None)
+        return Progress(what, stream if live else None, unit)
 
     def _say(self, sentence: str) -> None:
         say(f"{PROGRAM}: {sentence}")

@@ -18,8 +18,9 @@ INTERVAL_SECONDS: Final = 0.2
 class Progress:
     """Count events as they go by; draws nothing before the first interval, so short jobs stay silent."""
 
-    def __init__(self, what: str, stream: TextIO | None) -> None:
+    def __init__(self, what: str, stream: TextIO | None, unit: str = "events") -> None:
         self._what = what
+        self._unit = unit
         self._stream = stream
         self._started = time.monotonic()
         self._drawn = self._started
@@ -50,7 +51,7 @@ class Progress:
         if self._line is None:
             self._line = _started_line(self._stream, total_events)
         progress, task = self._line
-        text = progress_line(self._what, self.events, total_events, now - self._started)
+        text = progress_line(self._what, self.events, total_events, now - self._started, self._unit)
         progress.update(task, completed=self.events, description=text)
         progress.refresh()
 
@@ -82,12 +83,12 @@ def _started_line(stream: TextIO, total_events: int | None) -> "tuple[RichProgre
     return progress, progress.add_task("", total=total_events)
 
 
-def progress_line(what: str, events: int, total_events: int | None, seconds: float) -> str:
+def progress_line(what: str, events: int, total_events: int | None, seconds: float, unit: str = "events") -> str:
     """Say how far a job is.
 
     >>> progress_line("reading", 1_200_000, 2_400_000, 2.0)
     'reading: 1,200,000 events, 50 %, 600,000 events/s'
     """
     share = f", {100 * events // total_events} %" if total_events else ""
-    rate = f", {int(events / seconds):,} events/s" if seconds > 0 else ""
-    return f"{what}: {events:,} events{share}{rate}"
+    rate = f", {int(events / seconds):,} {unit}/s" if seconds > 0 else ""
+    return f"{what}: {events:,} {unit}{share}{rate}"

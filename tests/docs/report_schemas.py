@@ -6,6 +6,7 @@ from typing import Any, Final
 from replay.analyses.check_report import CheckReport
 from replay.analyses.compare_report import CompareReport
 from replay.analyses.cost import CostReport
+from replay.analyses.fleet_report import FleetReport
 from replay.analyses.generate_report import GenerateReport
 from replay.analyses.import_report import ImportReport
 from replay.analyses.info import Info
@@ -32,6 +33,7 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "verify": VerifyReport,
     "recover": RecoverReport,
     "generate": GenerateReport,
+    "fleet": FleetReport,
 }
 """Verb -> class of its result. `dump` prints events, whose schema is put together below."""
 

@@ -25,6 +25,7 @@ OUTPUTS = {
     "recover": ["recover", str(RECORDING), "--output", "saved.kvmr", "--force"],
     "pack": ["pack", str(RECORDING), "--scrub", "--output", "packed.kvmr", "--force"],
     "generate": ["generate", "mixed", "--events", "50", "--output", "made.kvmr", "--force"],
+    "fleet": ["fleet", str(RECORDING)],
     "dump": ["dump", str(RECORDING)],
 }
 

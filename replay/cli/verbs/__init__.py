@@ -7,6 +7,7 @@ from replay.cli.verbs.check import CHECK
 from replay.cli.verbs.compare import COMPARE
 from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
+from replay.cli.verbs.fleet import FLEET
 from replay.cli.verbs.generate import GENERATE
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.index import INDEX
@@ -21,5 +22,5 @@ from replay.cli.verbs.verify import VERIFY
 
 VERBS: Final[tuple[Verb, ...]] = (
     *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
-    GENERATE,
+    *(GENERATE, FLEET),
 )
