@@ -1,6 +1,6 @@
 """Replay lanes up to one event and show what they hold then."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, lockstep
@@ -8,28 +8,46 @@ from replay.errors import UsageError
 from replay.runs import Item, Run
 from replay.stream import Stream
 
+Visit = Callable[[int], None]
+"""Told the number of the next event before each item, when all events before it have been replayed."""
 
-def replay_to(stream: Stream, lanes: Sequence[Lane], event: int | None) -> int:
+
+def replay_to(stream: Stream, lanes: Sequence[Lane], event: int | None, *, first: int = 0, visit: Visit | None = None) -> int:
     """Fold a stream into the lanes up to and with event number `event`, all of it for None; return the last event's number.
 
+    first: number of the stream's first event; the lanes have seen all before it.
     Raises UsageError when the recording has no event of that number. Cost: proportional to the events replayed.
     """
-    last = -1
-    for step in lockstep(_until(stream.items(), event), lanes):
+    last = first - 1
+    for step in lockstep(_visited(_until(stream.items(), event, first), first, visit), lanes, first=first):
         last += len(step.run) if isinstance(step, RunStep) else 1
     if event is not None and last < event:
         raise UsageError(f"there is no event {event}", expected=f"0 to {last}" if last >= 0 else "a recording with events")
     return last
 
 
-def _until(items: Iterator[Item], event: int | None) -> Iterator[Item]:
-    """Yield items up to and with an event, cutting the run that it lies in."""
-    number = 0
+def _length(item: Item) -> int:
+    return len(item) if isinstance(item, Run) else 1
+
+
+def _until(items: Iterator[Item], event: int | None, number: int) -> Iterator[Item]:
+    """Yield items, the first event being `number`, up to and with an event, cutting the run that it lies in."""
     for item in items:
-        length = len(item) if isinstance(item, Run) else 1
+        length = _length(item)
+        if event is not None and number > event:
+            return
         if event is None or number + length <= event:
             yield item
         else:
             yield item.select(range(event + 1 - number)) if isinstance(item, Run) else item
             return
         number += length
+
+
+def _visited(items: Iterator[Item], number: int, visit: Visit | None) -> Iterator[Item]:
+    """Yield the items, and tell before each that all before it have been replayed; `lockstep` asks for one after the other."""
+    for item in items:
+        if visit is not None:
+            visit(number)
+        yield item
+        number += _length(item)

@@ -3,28 +3,30 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from replay.recording import KvmrReader
     from replay.recording.block_map import BlockMap
     from replay.stream import Stream
 
 
-def blocks_of(stream: "Stream") -> "BlockMap | None":
-    """Return where the blocks of a stream are that is a whole .kvmr file; None for anything else."""
+def seekable(stream: "Stream") -> "tuple[KvmrReader, BlockMap] | None":
+    """Return a stream that is a whole .kvmr file, and where its blocks are; None for anything else."""
     from replay.recording import KvmrReader
     from replay.recording.block_map import map_file
 
-    return map_file(stream.name) if isinstance(stream, KvmrReader) and stream.is_file else None
+    if not isinstance(stream, KvmrReader) or not stream.is_file:
+        return None
+    blocks = map_file(stream.name)
+    return None if blocks is None else (stream, blocks)
 
 
 def skip_to(stream: "Stream", event: int) -> int:
     """Let a stream begin with the block that holds an event, if it can; return the number of its first event then."""
-    from replay.recording import KvmrReader
-
-    blocks = blocks_of(stream) if event else None
-    if blocks is None:
+    found = seekable(stream) if event else None
+    if found is None:
         return 0
-    assert isinstance(stream, KvmrReader), "only such have blocks"
+    reader, blocks = found
     place = blocks.place_of(event)
-    stream.skip_to(place)
+    reader.skip_to(place)
     return place.first_event
 
 

@@ -59,6 +59,11 @@ def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
     parser.add_argument("--format", choices=formats, default=formats[0], help=f"form of the result (default: {formats[0]})")
 
 
+def add_no_index(parser: argparse.ArgumentParser) -> None:
+    """Add --no-index."""
+    parser.add_argument("--no-index", action="store_true", help="replay from the start; neither use nor make an index")
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add --output: a file that appears only when it is complete, or - for standard output."""
     parser.add_argument("--output", metavar="FILE", default="-", help="where the result goes (default: -, standard output)")

@@ -333,6 +333,26 @@ class Counters(MutableMapping[int, int]):
             return True
         return self._content() == other._content()  # noqa: SLF001  # another one of the same class
 
+    def pages(self) -> list[tuple[int, "array[int]"]]:
+        """Return (gfn >> 9, the cells of its 512 gfns) of each 2 MiB page in which something is counted, in order."""
+        first, table = self._base_root << (NODE_SHIFT - LEAF_SHIFT), self._table
+        found = ((first + page, table.leaf(leaf)) for page, leaf in table.leaves_of(self.roots))
+        zeros = bytes(LEAF_PAGES * table.cells.itemsize)
+        return [(page, cells) for page, cells in found if cells.tobytes() != zeros]
+
+    def put_page(self, page: int, cells: "array[int]") -> None:
+        """Set all cells of a 2 MiB page of the range, which pages() gave, at once."""
+        gfn = page << LEAF_SHIFT
+        self.own()
+        self.cover(gfn)
+        leaf = self._table.link_leaf(self.bias + (gfn >> NODE_SHIFT), gfn)
+        self._table.cells[leaf << LEAF_SHIFT : (leaf + 1) << LEAF_SHIFT] = cells
+
+    @property
+    def typecode(self) -> str:
+        """The array typecode of a cell."""
+        return self._table.cells.typecode
+
     def _content(self) -> list[tuple[int, "array[int]"]]:
         """Return the leaves that are not all zeros, with their places."""
         leaves = [(page, self._table.leaf(leaf)) for page, leaf in self._table.leaves_of(self.roots)]

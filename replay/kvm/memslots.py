@@ -45,6 +45,22 @@ class Memslots:
         """Return the ids in the order of the set that is not active; later walks depend on it."""
         return list(self._inactive())
 
+    def orders(self) -> tuple[list[int], list[int], int]:
+        """Return the ids in the order of set 0, those of set 1, and which set is active."""
+        return list(self._orders[0]), list(self._orders[1]), self._active
+
+    def restore(self, slots: list[Memslot], orders: tuple[list[int], list[int], int], generation: int) -> None:
+        """Take over what another one held, which has no slots yet: its slots, `orders()` and generation."""
+        assert not self._by_id, "only an empty address space is restored"
+        for slot in slots:
+            self._by_id[slot.id] = slot
+            self._by_base[slot.base_gfn] = slot
+        self._listed = None
+        for known, order in zip(self._orders, orders[:2], strict=True):
+            for slot_id in reversed(order):
+                known.link(slot_id)
+        self._active, self.generation = orders[2], generation
+
     def by_base(self) -> list[Memslot]:
         """List the slots by first gfn. The list is the space's own and good until the slots change."""
         if self._listed is None:

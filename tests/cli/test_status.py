@@ -55,6 +55,8 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("cost", 2): ["cost", "--address-bits", "39", "--slots", "0"],
     ("policies", 0): ["policies"],
     ("policies", 2): ["policies", "stray"],
+    ("index", 0): ["index", "agrees.kvmr"],
+    ("index", 2): ["index", "torn.kvmr"],
     ("verify", 0): ["verify", "agrees.kvmr", "lossy.kvmr"],
     ("verify", 2): ["verify", "agrees.kvmr", "torn.kvmr", "damaged.kvmr"],
     ("verify", 3): ["verify", "agrees.kvmr", "torn.kvmr"],

@@ -9,6 +9,7 @@ from replay.analyses.cost import CostReport
 from replay.analyses.fleet_report import FleetReport
 from replay.analyses.generate_report import GenerateReport
 from replay.analyses.import_report import ImportReport
+from replay.analyses.index_report import IndexReport
 from replay.analyses.info import Info
 from replay.analyses.live_report import LiveReport
 from replay.analyses.policy_list import PoliciesReport
@@ -30,6 +31,7 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "state": StateReport,
     "cost": CostReport,
     "policies": PoliciesReport,
+    "index": IndexReport,
     "verify": VerifyReport,
     "recover": RecoverReport,
     "generate": GenerateReport,

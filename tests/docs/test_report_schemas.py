@@ -21,6 +21,7 @@ OUTPUTS = {
     "state": ["state", str(RECORDING), "--at", "20"],
     "cost": ["cost", str(RECORDING)],
     "policies": ["policies"],
+    "index": ["index", "there.kvmr"],
     "verify": ["verify", str(RECORDING)],
     "recover": ["recover", str(RECORDING), "--output", "saved.kvmr", "--force"],
     "pack": ["pack", str(RECORDING), "--scrub", "--output", "packed.kvmr", "--force"],
@@ -39,6 +40,7 @@ def output(name: str, form: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.kvmr").write_bytes(RECORDING.read_bytes())
 
 
 class TestSchemas:

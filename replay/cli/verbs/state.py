@@ -6,7 +6,7 @@ from typing import Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
-from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
 
 
 def _event(text: str) -> int | None:
@@ -27,14 +27,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the state after this event, from 0 (default: end, all of them)",
     )
     add_lanes(parser)
+    add_no_index(parser)
     add_format(parser, "text", "json", "jsonl")
     add_output(parser)
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.compare import watched
-    from replay.analyses.state_at import replay_to
     from replay.analyses.state_report import state_report
+    from replay.cli.indexed import replay_indexed
     from replay.report.json_text import document
     from replay.report.paint import Paint
     from replay.report.state_text import state_text
@@ -43,7 +44,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     lanes = lanes_of(args, stream.header, console)
     with console.result(args.output, inputs=args.inputs) as out:
         items = console.progress("replaying").over(stream.items())
-        last = replay_to(watched(iter(items), stream), lanes, args.at)
+        last = replay_indexed(stream, watched(iter(items), stream), lanes, args.at, console, use=not args.no_index)
         report = state_report(lanes, last)
         if args.format == "text":
             out.writelines(f"{line}\n" for line in state_text(report, Paint(console.paints(out))))
@@ -58,7 +59,8 @@ STATE: Final = Verb(
     summary="show what the lanes hold after one event",
     description="""\
 Replay up to one event and show the state of every lane: VMs, flags, memslots in the kernel's own iteration order with every
-array, write-track counters that are not zero, notifiers, memory, and a digest of it all.""",
+array, write-track counters that are not zero, notifiers, memory, and a digest of it all. A long .kvmr is replayed from the
+nearest checkpoint of its index, which is made on first use; see `kvm-replay index --help`.""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
     statuses={SAME: "the state is written", TROUBLE: "bad usage, or input that can not be read"},
     examples=("kvm-replay state --at 7 boot.kvmr", "kvm-replay state --lanes 6.9 --format json boot.kvmr"),

@@ -1,0 +1,234 @@
+"""Promises of replay.kvm.plain and replay.engine.checkpoint: a lane that is made again from plain values is the same lane."""
+
+import inspect
+import random
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from bulk_worlds import World, profile_of
+
+from replay.engine.checkpoint import DISAGREEMENT_PLAIN, MisfitError, checkpoint_of, identity_of, restore
+from replay.engine.lane import Disagreement, Lane
+from replay.engine.lockstep import lockstep
+from replay.kvm import plain
+from replay.kvm.allocator import Allocation, Allocator, Injection, Tally
+from replay.kvm.counter_bytes import MANY_PAGES, counter_bytes, fill
+from replay.kvm.counters import Counters, Table
+from replay.kvm.idhash import IdHash
+from replay.kvm.kernel_log import KernelLog
+from replay.kvm.machine import Machine
+from replay.kvm.memslot import Arch, Memslot
+from replay.kvm.memslots import Memslots
+from replay.kvm.policies import POLICIES, unbuildable
+from replay.kvm.profile import Profile
+from replay.kvm.state import digest_of, state_of
+from replay.kvm.vm import Vm
+from replay.kvm.vmalloc import Cost
+from replay.runs import Item, Run
+
+WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
+    Machine: (
+        {"vms", "gone", "allocator", "log"},
+        {"policy": "of the lane", "profile": "of the lane", "hot_rows": "when numpy pays, in this process"},
+    ),
+    Allocator: (
+        {*plain.ALLOCATOR_PLAIN, "tallies", "write_track_by_vm", "injections"},
+        {
+            "total_ram_pages": "of the profile",
+            "taken": "of the last event",
+            "freed": "of the last event",
+            "refused": "of the last event",
+            "forced": "within one event",
+            "counters": "shelf",
+            "driver_counts": "shelf",
+        },
+    ),
+    KernelLog: ({"counts"}, {"new": "of the last event"}),
+    Tally: (set(plain.TALLY_PLAIN), {}),
+    Injection: (set(plain.INJECTION_PLAIN), {}),
+    Vm: (
+        {*plain.VM_PLAIN, "number", "type", "nodes", "external_adds", "spaces"},
+        {**dict.fromkeys(("policy", "profile", "allocator", "log"), "of the machine"), "check_facts": "from profile and type"},
+    ),
+    Memslots: (
+        {"generation", "_by_id", "_orders", "_active"},
+        {
+            "as_id": "its place",
+            "_nr_as_ids": "of the VM",
+            "layout": "of the bulk rule",
+            **dict.fromkeys(("_by_base", "_bases", "_listed"), "_by_id in another order"),
+        },
+    ),
+    IdHash: ({"_buckets"}, {}),
+    Memslot: ({*plain.SLOT_PLAIN, "object", "arch", "dirty_bitmap"}, {"as_id": "its place"}),
+    Arch: ({"rmap", "lpage_info", "gfn_write_track", "counts"}, {}),
+    Allocation: ({*plain.ALLOCATION_PLAIN, "cost"}, {}),
+    Cost: (
+        {"nominal_bytes"},
+        dict.fromkeys(("pages", "areas", "area_pages", "real_bytes", "charged_bytes"), "from nominal_bytes"),
+    ),
+    Lane: (
+        {"disagreements", "disagreement_count", "skipped", "unattributed", "machine"},
+        {
+            "name": "what it is called",
+            "policy": "identity",
+            "profile": "identity",
+            "factual": "identity",
+            "_no_shadow": "identity",
+            "_no_external": "identity",
+            "_last": "of the last run",
+        },
+    ),
+    Disagreement: (set(DISAGREEMENT_PLAIN), {}),
+}
+"""Class -> fields that are written down, and those that are not, with the reason."""
+
+
+def fields_of(cls: type[Any]) -> set[str]:
+    """Return the names of all fields: attrs fields, slots, and what __init__ sets."""
+    if attrs.has(cls):
+        return {field.name for field in attrs.fields(cls)}
+    slots = set(getattr(cls, "__slots__", ()))
+    set_in_init = {line.split("self.")[1].split(":")[0].split(" =")[0] for line in _assignments(cls)}
+    return slots | set_in_init
+
+
+def _assignments(cls: type[Any]) -> list[str]:
+    lines = [line.strip() for line in inspect.getsource(cls.__init__).splitlines()]
+    return [line for line in lines if line.startswith("self.") and " = " in line]
+
+
+def lanes_of(rng: random.Random, profile: Profile) -> list[Lane]:
+    """Make lanes of some policies, some of them factual or without shadow paging."""
+    buildable = [policy for policy in POLICIES if not unbuildable(policy, config=profile.config_external_write_tracking)]
+    few = [rng.choice(buildable) for _ in range(rng.choice((1, 2, 3)))]
+    tdp = rng.choice((None, None, True, False))
+    return [
+        Lane(f"{i}", policy, profile, factual=i == 1 and rng.random() < 0.3, recorded_tdp=tdp) for i, policy in enumerate(few)
+    ]
+
+
+def items_of_world(rng: random.Random, count: int) -> Iterator[Item]:
+    """Yield a world's items."""
+    world = World(rng)
+    yield from world.start()
+    for _ in range(count):
+        yield world.run() if rng.random() < 0.6 else world.structural()
+
+
+def length(item: Item) -> int:
+    """Return how many events an item has."""
+    return len(item) if isinstance(item, Run) else 1
+
+
+def replayed(seed: int, items: list[Item], upto: int, *, through: int | None = None) -> list[Lane]:
+    """Return the lanes of a seed after some items; through: made again from a checkpoint after that many."""
+    lanes = lanes_of(random.Random(seed), profile_of(random.Random(seed), seed))
+    first = 0
+    if through is not None:
+        restore(lanes, checkpoint_of(replayed(seed, items, through)))
+        first = through
+    for _step in lockstep(iter(items[first:upto]), lanes, first=sum(map(length, items[:first]))):
+        pass
+    return lanes
+
+
+class TestFields:
+    """No field of the state is forgotten."""
+
+    @pytest.mark.parametrize("cls", WRITTEN_OR_DERIVED, ids=lambda cls: cls.__name__)
+    def test_written_or_derived(self, cls: type[Any]) -> None:
+        """Each field of each class of the state is written down, or named here with the reason why not."""
+        written, derived = WRITTEN_OR_DERIVED[cls]
+        assert written | derived.keys() == fields_of(cls)
+        assert not written & derived.keys()
+
+    def test_fields_are_found(self) -> None:
+        """The count sees fields that only __init__ sets."""
+        assert {"vms", "hot_rows"} <= fields_of(Machine)
+        assert "_buckets" in fields_of(IdHash)
+
+
+class TestRoundTrip:
+    """A restored lane is the lane."""
+
+    @pytest.mark.parametrize("seed", range(24))
+    def test_straight_and_from_a_checkpoint(self, seed: int) -> None:
+        """From any checkpoint the rest gives the digest, the state and the checkpoint of a straight replay, byte for byte."""
+        rng = random.Random(seed)
+        items = list(items_of_world(rng, 24))
+        straight = replayed(seed, items, len(items))
+        for through in sorted(rng.sample(range(len(items) + 1), 3)):
+            again = replayed(seed, items, len(items), through=through)
+            assert [state_of(lane.machine) for lane in again] == [state_of(lane.machine) for lane in straight]
+            assert [digest_of(lane.machine) for lane in again] == [digest_of(lane.machine) for lane in straight]
+            assert checkpoint_of(again) == checkpoint_of(straight)
+            assert [lane.disagreements for lane in again] == [lane.disagreements for lane in straight]
+            assert [lane.skipped for lane in again] == [lane.skipped for lane in straight]
+
+    def test_some_of_the_lanes(self) -> None:
+        """Lanes are made again without the others that were written with them."""
+        items = list(items_of_world(random.Random(8), 20))
+        all_lanes = replayed(2, items, len(items))
+        checkpoint = checkpoint_of(all_lanes)
+        for index, lane in enumerate(all_lanes):
+            alone = lanes_of(random.Random(2), profile_of(random.Random(2), 2))[index]
+            restore([alone], checkpoint)
+            assert digest_of(alone.machine) == digest_of(lane.machine)
+
+    def test_another_lane(self) -> None:
+        """A lane of another identity is not made from it."""
+        profile = Profile()
+        eager, lazy = (Lane("x", policy, profile, factual=False, recorded_tdp=None) for policy in POLICIES[1:3])
+        assert identity_of(eager) != identity_of(lazy)
+        with pytest.raises(MisfitError):
+            restore([lazy], checkpoint_of([eager]))
+
+    def test_rubbish(self) -> None:
+        """Every cut of a checkpoint is a misfit, and nothing else is raised."""
+        checkpoint = checkpoint_of(replayed(3, items := list(items_of_world(random.Random(3), 6)), len(items)))
+        for size in range(len(checkpoint)):
+            with pytest.raises(MisfitError):
+                restore(lanes_of(random.Random(3), profile_of(random.Random(3), 3)), checkpoint[:size])
+
+
+class TestCounterBytes:
+    """Counters as bytes: canonical, narrow, complete."""
+
+    @pytest.mark.parametrize("pages", [0, 1, 3, MANY_PAGES - 1, MANY_PAGES, 3 * MANY_PAGES])
+    @pytest.mark.parametrize("typecode", ["H", "I"])
+    def test_round_trip(self, pages: int, typecode: str) -> None:
+        """Few or many, near or far: what is read counts the same, and gives the same bytes."""
+        rng = random.Random(pages)
+        base = 0 if typecode == "I" else 700
+        counters = Counters(Table(typecode), base, 1 << 20)
+        for page in range(pages):
+            for _ in range(rng.choice((1, 1, 600))):
+                counters[rng.randrange(512) + 512 * (page if page % 3 else page * 7)] = rng.choice((1, 1, 255, 256, 65535))
+        again = Counters(Table(typecode), base, 1 << 20)
+        fill(again, counter_bytes(counters))
+        assert dict(again) == dict(counters)
+        assert len(again) >= pages // 2
+        assert counter_bytes(again) == counter_bytes(counters)
+
+    def test_zeros_leave_no_trace(self) -> None:
+        """Counters that went up and down again give the bytes of those that never did."""
+        counters = Counters(Table(), 0, 4096)
+        counters[5], counters[2000] = 1, 2
+        del counters[5]
+        other = Counters(Table(), 0, 4096)
+        other[2000] = 2
+        assert counter_bytes(counters) == counter_bytes(other)
+        assert counter_bytes(Counters(Table(), 0, 4096)) == b""
+
+    def test_rubbish(self) -> None:
+        """Bytes of another length are refused."""
+        counters = Counters(Table(), 0, 4096)
+        counters[9] = 3
+        data = counter_bytes(counters)
+        for bad in (data[:-1], data + b"\0", data[:3]):
+            with pytest.raises((ValueError, struct.error)):
+                fill(Counters(Table(), 0, 4096), bad)
