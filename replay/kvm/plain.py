@@ -19,7 +19,7 @@ from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.state import VM_FIELDS
 from replay.kvm.vm import Vm
-from replay.kvm.vmalloc import slot_object_cost, vcalloc_cost
+from replay.kvm.vmalloc import kzalloc_cost, vcalloc_cost
 
 Plain = tuple[Any, ...]
 
@@ -175,5 +175,5 @@ def _restored_allocation(plain: Plain | None) -> Allocation | None:
     if plain is None:
         return None
     number, site, array, vm, as_id, slot_id, event, nominal_bytes = plain
-    cost = slot_object_cost() if array == SLOT else vcalloc_cost(nominal_bytes)
+    cost = kzalloc_cost(nominal_bytes) if array == SLOT else vcalloc_cost(nominal_bytes)
     return Allocation(number, site, array, cost, vm, as_id, slot_id, event)

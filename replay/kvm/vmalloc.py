@@ -79,4 +79,9 @@ def slot_object_cost(release: Release) -> Cost:
     Source: include/linux/kvm_host.h struct kvm_memory_slot, virt/kvm/kvm_main.c kzalloc(GFP_KERNEL_ACCOUNT).
     """
     nominal = next(size for since, size in SLOT_OBJECT_SIZES_BYTES if release.at_least(*since))
-    return Cost(nominal, 0, 0, 0, SLOT_OBJECT_REAL_BYTES)
+    return kzalloc_cost(nominal)
+
+
+def kzalloc_cost(nominal_bytes: int) -> Cost:
+    """Return the cost of a memslot object of a size that some release has. Source: mm/slab_common.c kmalloc_info[]."""
+    return Cost(nominal_bytes, 0, 0, 0, SLOT_OBJECT_REAL_BYTES)

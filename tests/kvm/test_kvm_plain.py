@@ -38,6 +38,7 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
         {*plain.ALLOCATOR_PLAIN, "tallies", "write_track_by_vm", "injections"},
         {
             "total_ram_pages": "of the profile",
+            "slot_object": "of the profile",
             "taken": "of the last event",
             "freed": "of the last event",
             "refused": "of the last event",
