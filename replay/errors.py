@@ -137,6 +137,14 @@ class EmptyError(RecordingError):
     )
 
 
+class GoldenError(RecordingError):
+    """A golden file that is not written as one: first line, labels, questions, or no events where they are needed."""
+
+    code = "KVR108"
+    title = "bad golden file"
+    remedy = "Look at the line that the message names; docs/goldens.md has the grammar, `kvm-replay golden update` writes one."
+
+
 class SourceError(KvmReplayError):
     """Base of all that can be wrong with a trace made by another tool."""
 
@@ -183,6 +191,14 @@ class ProfileError(KvmReplayError):
     code = "KVR300"
     title = "bad profile"
     remedy = "Compare the name and the facts with `kvm-replay policies`."
+
+
+class PolicyFileError(ProfileError):
+    """A policy file of the user's that can not be read, names what there is not, or whose own code fails."""
+
+    code = "KVR301"
+    title = "bad policy file"
+    remedy = "Look at the line of the file that the message names; docs/policy-files.md has what may stand there."
 
 
 class InvariantError(KvmReplayError):

@@ -14,6 +14,9 @@ FUNCTION_LINES_MAX: Final = 60
 FILE_LINES_MAX: Final = 400
 HEAVY: Final = frozenset({"numpy", "rich", "zstandard", "jsonschema", "hypothesis", "pytest"})
 
+LOADED_ALREADY: Final = frozenset({("pytest_plugin", "pytest")})
+"""Rooms that are only ever imported by a library that is therefore no cost to them."""
+
 VOCABULARY: Final = ("units", "errors", "version", "events", "header", "runs", "stream", "soundness")
 """Rooms that everyone may know, innermost first: each may know those before it."""
 
@@ -31,9 +34,11 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "analyses": (*VOCABULARY, "kvm", "engine"),
     "report": (*VOCABULARY, "kvm", "engine", "analyses"),
     "fleet": (*VOCABULARY, "recording", "sources", "kvm", "engine", "analyses"),  # many recordings in many processes
+    "policy_file": (*VOCABULARY, "kvm"),
+    "golden": (*VOCABULARY, "recording", "sources", "kvm", "engine", "analyses", "report", "policy_file"),
     "cli": (
         *(*VOCABULARY, "schema", "recording", "sources", "live", "record", "generate", "fleet"),
-        *("kvm", "engine", "analyses", "report"),
+        *("kvm", "engine", "analyses", "report", "policy_file", "golden"),
     ),
     "__main__": ("cli",),
 }
@@ -112,7 +117,7 @@ def heavy_imports(module: Module) -> Iterator[str]:
         return
     for node in _at_import_time(module.tree):
         for name in imported(node):
-            if name.split(".")[0] in HEAVY:
+            if name.split(".")[0] in HEAVY and (module.room, name.split(".")[0]) not in LOADED_ALREADY:
                 yield module.at(node, f"{name.split('.')[0]} is imported at module level")
                 break
 

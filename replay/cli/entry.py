@@ -14,10 +14,13 @@ from typing import Final, NoReturn
 from replay.cli.console import PROGRAM, Console, output_errors, say
 from replay.cli.stopping import StoppedError, stoppable
 from replay.cli.verb import (
+    BISECT,
+    CANNOT_TELL,
     HUNG_UP,
     INTERRUPTED,
     PIPE_CLOSED,
     SAME,
+    SKIPPED,
     STATUS_MEANINGS,
     TERMINATED,
     TROUBLE,
@@ -83,7 +86,8 @@ def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> in
     kvm-replay 0.1.0
     0
     """
-    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in words
     try:
         with stoppable():
             status = _run(argv, verbs)
@@ -101,7 +105,8 @@ def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> in
         status = PIPE_CLOSED if isinstance(error.__context__, BrokenPipeError) else _trouble(error, debug=debug)
     if status in {TROUBLE, HUNG_UP, INTERRUPTED, PIPE_CLOSED, TERMINATED}:
         _give_up_output()
-    return status
+    # A usage error counts too: git bisect would take its 2 for "bad" and blame whichever revision it stands at.
+    return SKIPPED if BISECT in words and status in {TROUBLE, CANNOT_TELL} else status
 
 
 def _run(argv: Sequence[str] | None, verbs: Sequence[Verb]) -> int:

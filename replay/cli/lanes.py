@@ -1,7 +1,7 @@
 """Read the options that choose lanes and profile, for the verbs that replay."""
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from replay.cli.console import Console
@@ -16,8 +16,8 @@ def add_lanes(parser: argparse.ArgumentParser) -> None:
         default="eager,on-demand",
         metavar="LANE,LANE",
         help=(
-            "policies or releases to replay, the reference first: eager, on-demand, 6.8, 6.9@tdp=0; all for every policy "
-            "(default: eager,on-demand)"
+            "policies, releases or policy files to replay, the reference first: eager, on-demand, 6.8, 6.9@tdp=0, ./mine.py; "
+            "all for every policy (default: eager,on-demand)"
         ),
     )
     add_profile(parser)
@@ -33,27 +33,6 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_order_budget(parser: argparse.ArgumentParser) -> None:
-    """Add --order-budget."""
-    parser.add_argument(
-        "--order-budget",
-        type=_calls,
-        default=10_000,
-        metavar="CALLS",
-        help="most calls to try in search of an order for each group of calls that overlap in time (default: 10000)",
-    )
-
-
-def _calls(word: str) -> int:
-    """Return a number of calls. Raises ArgumentTypeError for what is none."""
-    if not word.isascii() or not word.isdigit() or len(word) > _DIGITS_MAX:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of calls, such as 10000")
-    return int(word)
-
-
-_DIGITS_MAX: Final = 12
-
-
 def lanes_of(args: argparse.Namespace, header: "Header", console: "Console") -> "list[Lane]":
     """Return the lanes that the options name; say which policies `all` has to leave out.
 
@@ -61,9 +40,12 @@ def lanes_of(args: argparse.Namespace, header: "Header", console: "Console") -> 
     """
     from replay.engine.lanes import left_out, make_lanes
     from replay.kvm.profile import parse_facts
+    from replay.policy_file import answered_for, own_policies
 
     specs = [spec.strip() for spec in args.lanes.split(",") if spec.strip()]
     facts = parse_facts(args.profile)
     for why in left_out(specs, header.machine, facts):
         console.note(f"lane left out: {why}")
-    return make_lanes(specs, header.machine, facts)
+    own = own_policies(specs)
+    console.at_end.enter_context(answered_for(own))
+    return make_lanes(specs, header.machine, facts, own=own)

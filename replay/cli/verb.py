@@ -14,16 +14,19 @@ SAME: Final = 0
 DIVERGENCE: Final = 1
 TROUBLE: Final = 2
 CANNOT_TELL: Final = 3
+SKIPPED: Final = 125
 HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 TERMINATED: Final = 143
 
+BISECT: Final = "--bisect"
 STATUS_MEANINGS: Final[Mapping[int, str]] = {
     SAME: "done; nothing differs",
     DIVERGENCE: "done; at least one divergence",
     TROUBLE: "could not do it: bad usage, unreadable or bad input, unwritable output",
     CANNOT_TELL: "cannot tell: the input lacks what the answer needs",
+    SKIPPED: "with --bisect, in place of 2 and 3: `git bisect run` passes over this revision",
     HUNG_UP: "the terminal went away (SIGHUP)",
     INTERRUPTED: "interrupted (SIGINT)",
     PIPE_CLOSED: "the reader of standard output went away (SIGPIPE)",
@@ -67,6 +70,15 @@ def add_no_index(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add --output: a file that appears only when it is complete, or - for standard output."""
     parser.add_argument("--output", metavar="FILE", default="-", help="where the result goes (default: -, standard output)")
+
+
+def add_bisect(parser: argparse.ArgumentParser) -> None:
+    """Add --bisect: a status that `git bisect run` understands, whatever becomes of the verb."""
+    parser.add_argument(
+        BISECT,
+        action="store_true",
+        help=f"for `git bisect run`: exit {SKIPPED}, skip this revision, for trouble and 'cannot tell'",
+    )
 
 
 def epilog(verb: Verb) -> str:

@@ -2,7 +2,8 @@
 
 A lane is written as a policy name (`eager`, `on-demand`), or as a kernel release (`6.8`: the policy is looked up from release
 and CONFIG), either with changed facts behind an @: `on-demand@tdp=0`, `6.9@config=n+smm=0`. The word `all` stands for every
-policy that can exist under the profile, `eager` of the fitting API and `on-demand` first.
+policy that can exist under the profile, `eager` of the fitting API and `on-demand` first. A policy of the user's own stands in
+for a name when the caller hands it over: `./my_policy.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import attrs
 from replay.engine.lane import Lane
 from replay.errors import ProfileError
 from replay.header import Machine
-from replay.kvm.policies import ON_DEMAND, POLICIES, policy_for, policy_named, unbuildable
+from replay.kvm.policies import ON_DEMAND, POLICIES, Policy, policy_for, policy_named, unbuildable
 from replay.kvm.profile import parse_facts, profile_of
 from replay.kvm.release import Release
 
@@ -21,8 +22,16 @@ DEFAULT_LANES: Final = ("eager", "on-demand")
 ALL: Final = "all"
 
 
-def make_lanes(specs: Sequence[str], machine: Machine, overrides: Mapping[str, Any] | None = None) -> list[Lane]:
+def make_lanes(
+    specs: Sequence[str],
+    machine: Machine,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    own: Mapping[str, Policy] | None = None,
+) -> list[Lane]:
     """Return the lanes that are written in `specs`, in order, names unique. Raises ProfileError for a spec that is wrong.
+
+    own: policies of the user's, by the names that stand for them in `specs`.
 
     >>> [lane.name for lane in make_lanes(["eager", "6.9"], Machine())]
     ['eager', '6.9']
@@ -33,7 +42,7 @@ def make_lanes(specs: Sequence[str], machine: Machine, overrides: Mapping[str, A
         raise ProfileError(f"a lane is named twice in {','.join(specs)}", expected="each lane once")
     if not specs:
         raise ProfileError("no lane is named", expected="at least one policy or release")
-    return [_make_lane(spec, machine, overrides) for spec in specs]
+    return [_make_lane(spec, machine, overrides, own or {}) for spec in specs]
 
 
 def left_out(specs: Sequence[str], machine: Machine, overrides: Mapping[str, Any] | None = None) -> list[str]:
@@ -60,14 +69,14 @@ def _of_all(spec: str, machine: Machine, overrides: Mapping[str, Any]) -> list[t
     return [(name, unbuildable(policy, config=profile.config_external_write_tracking)) for name, policy in named]
 
 
-def _make_lane(spec: str, machine: Machine, overrides: Mapping[str, Any]) -> Lane:
+def _make_lane(spec: str, machine: Machine, overrides: Mapping[str, Any], own: Mapping[str, Policy]) -> Lane:
     word, _, changes = spec.partition("@")
     facts = dict(overrides) | parse_facts(changes.replace("+", ","))
-    is_release = word[:1].isdigit()
+    is_release = word[:1].isdigit() and word not in own
     if is_release:
         facts["release"] = Release.parse(word)
     profile = profile_of(machine, facts)
-    policy = policy_for(profile.release) if is_release else policy_named(word, profile.release)
+    policy = own.get(word) or (policy_for(profile.release) if is_release else policy_named(word, profile.release))
     stated = {name: value for name, value in overrides.items() if _unknown(machine, name)}
     recorded = profile_of(machine, stated)
     known = machine.kernel_release is not None or "release" in stated

@@ -39,7 +39,7 @@ def _no_float(text: str) -> Any:
     raise EventError(f"number {shown(text)}", expected="an integer")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_float=_no_float, parse_constant=_no_float)
+DECODER: Final = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_float=_no_float, parse_constant=_no_float)
 
 
 def parse_object(line: bytes) -> Named:
@@ -50,7 +50,7 @@ def parse_object(line: bytes) -> Named:
     """
     keep(LINE_CONTAINERS, line.count(b"{") + line.count(b"["), "")
     try:
-        found = _DECODER.decode(line.decode())
+        found = DECODER.decode(line.decode())
     except json.JSONDecodeError as error:
         raise EventError(f"no JSON: {error.msg} at column {error.colno}", expected="an object on one line") from None
     except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ from replay.recording.ends import DAMAGED, PARTIAL, lossy_trailer
 from replay.recording.files import Readable, Writable
 from replay.recording.jsonl_reader import JsonlReader
 from replay.recording.jsonl_writer import JsonlWriter
-from replay.recording.open import open_recording
+from replay.recording.open import open_kept
 from replay.recording.verify import Reader, read_through, soundness
 from replay.recording.writer import Writer
 from replay.soundness import REFUSED, SOUND, RecoverReport
@@ -32,7 +32,7 @@ def recover(source: Readable, target: Writable, *, overwrite: bool = False, dura
     counter of severity "lost" in the trailer, so that no verdict covers it. The target's name decides its form. Raises what
     opening the source raises, UsageError when the target is the source, UnwritableError, LimitError; then there is no target.
     """
-    reader = open_recording(source)
+    reader = open_kept(source)
     with reader, _writer(target, reader.header, [source], overwrite=overwrite, durable=durable) as writer:
         trouble = read_through(reader, writer.write)
         found = soundness(reader, source, trouble)

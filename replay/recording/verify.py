@@ -20,7 +20,7 @@ from replay.recording.jsonl_reader import JsonlReader, parse_object
 from replay.recording.jsonl_writer import END_KEY
 from replay.recording.limits import LINE_BYTES
 from replay.recording.named import EVENT_KEY
-from replay.recording.open import open_recording
+from replay.recording.open import open_kept
 from replay.recording.reader import KvmrReader
 from replay.runs import Item
 from replay.soundness import AT_LEAST, DAMAGED, EXACT, REFUSED, SOUND, TEXT_MAX, TORN, UNKNOWN, Loss, Soundness
@@ -39,7 +39,7 @@ def verify(what: Readable) -> Soundness:
     once more what is there.
     """
     try:
-        reader = open_recording(what)
+        reader = open_kept(what)
     except KvmReplayError as error:
         return unopened(what, error)
     with reader:

@@ -98,6 +98,7 @@ TRACES: Final = (*WORDS[:-1], "tracefs", WORDS[-1])
 FACTORIES: Final[dict[tuple[str, ...], Factory]] = {
     ("kvmr",): _recording,
     ("jsonl",): _recording,
+    ("golden",): _recording,
     ("strace",): _strace,
     ("tracefs",): _tracefs,
     ("lab",): _lab,

@@ -5,11 +5,13 @@ import re
 from typing import Final
 
 from replay.errors import EmptyError, UnknownFormatError
+from replay.recording.golden_reader import is_golden
 from replay.sources.lab import is_lab
 from replay.sources.strace_lexer import is_strace_line
 
 KVMR: Final = "kvmr"
 JSONL: Final = "jsonl"
+GOLDEN: Final = "golden"
 STRACE: Final = "strace"
 TRACEFS: Final = "tracefs"
 LAB: Final = "lab"
@@ -25,6 +27,7 @@ VMALLOCINFO: Final = "vmallocinfo"
 FORMATS: Final = (
     KVMR,
     JSONL,
+    GOLDEN,
     STRACE,
     TRACEFS,
     LAB,
@@ -93,6 +96,8 @@ def detect(head: bytes, *, name: str = "") -> str:
         raise EmptyError("an empty file", where=name, expected=_SUPPORTED)
     if head.startswith(_KVMR_SIGNATURE[: len(head)]):
         return KVMR
+    if is_golden(head):
+        return GOLDEN
     for magic, what, advice in _BINARY:
         if head.startswith(magic):
             raise _unsupported(what, name, advice)

@@ -12,6 +12,7 @@ from replay.cli import main
 from replay.cli.verbs import VERBS
 from replay.events import Lost, MemslotSet, VmCreate
 from replay.events.base import Event
+from replay.golden.files import Wish, update_golden
 from replay.header import Header, Machine, Trailer
 
 EAGER = Machine(kernel_release="6.8.0", config_external_write_tracking=True, tdp=True, smm=True)
@@ -45,6 +46,13 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("check", 1): ["check", "contradicts.kvmr"],
     ("check", 2): ["check", "missing.kvmr"],
     ("check", 3): ["check", "unjudged.kvmr"],
+    ("compare", 125): ["compare", "--bisect", "lossy.kvmr"],
+    ("check", 125): ["check", "--bisect", "unjudged.kvmr"],
+    ("golden", 0): ["golden", "check", "agrees.kvmr"],
+    ("golden", 1): ["golden", "check", "agrees.kvmr", "differs.kvmr", "lossy.kvmr"],
+    ("golden", 2): ["golden", "check", "missing.kvmr"],
+    ("golden", 3): ["golden", "check", "agrees.kvmr", "lossy.kvmr"],
+    ("golden", 125): ["golden", "check", "--bisect", "lossy.kvmr"],
     ("live", 0): ["live", "--operations", "100"],
     ("live", 1): ["live", "--operations", "400", "--machine", "smm=y", "-o", "live.kvmr", "--force"],
     ("live", 2): ["live", "--operations", "0"],
@@ -82,6 +90,10 @@ def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (machine, events, complete) in RECORDINGS.items():
         header = attrs.evolve(HEADER, machine=machine, complete_start=complete)
         write_kvmr(Path(name), events, header, Trailer())
+    for name in ("agrees.kvmr", "differs.kvmr"):
+        assert update_golden(f"{name}.golden", Wish()).state == "written"
+    golden = Path("differs.kvmr.golden")
+    golden.write_text(golden.read_text().replace("verdict: divergence", "verdict: same"))
     whole = Path("agrees.kvmr").read_bytes()
     Path("torn.kvmr").write_bytes(whole[:-1])
     Path("damaged.kvmr").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

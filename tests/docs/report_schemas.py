@@ -8,6 +8,7 @@ from replay.analyses.compare_report import CompareReport
 from replay.analyses.cost import CostReport
 from replay.analyses.fleet_report import FleetReport
 from replay.analyses.generate_report import GenerateReport
+from replay.analyses.golden_report import GoldenReport
 from replay.analyses.import_report import ImportReport
 from replay.analyses.index_report import IndexReport
 from replay.analyses.info import Info
@@ -27,6 +28,7 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "info": Info,
     "compare": CompareReport,
     "check": CheckReport,
+    "golden": GoldenReport,
     "live": LiveReport,
     "state": StateReport,
     "cost": CostReport,

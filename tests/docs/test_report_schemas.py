@@ -17,6 +17,7 @@ OUTPUTS = {
     "info": ["info", str(RECORDING)],
     "compare": ["compare", str(RECORDING)],
     "check": ["check", str(RECORDING)],
+    "golden": ["golden", "check", str(RECORDING)],
     "live": ["live", "--operations", "30"],
     "state": ["state", str(RECORDING), "--at", "20"],
     "cost": ["cost", str(RECORDING)],

@@ -46,16 +46,33 @@ CPU:1 [LOST 12 EVENTS]
 """
 
 
+GOLDEN = b"""\
+kvm-replay golden/1
+title: a case by hand
+machine: kernel_release=6.8.0 config_external_write_tracking=y tdp=y
+events: 3, 1 VM
+  vm.create vm=0 task=1/1  # 5
+  # a remark
+  memslot.set vm=0 slot=1 memory_size=0x1000 userspace_addr=0x7f0000000000 task=1/2 entered=0  # -ENOMEM why
+  observe vm=0 state={"nr_memslot_pages":0,"slots":[]}
+counter: kind="odd lines" count=3 severity=lost
+compare: --lanes eager,on-demand
+  verdict: same
+"""
+
+
 def seeds(target: str) -> Iterator[bytes]:
     """Yield the seeds of a target, the finds of earlier runs first."""
     folder = CORPUS / target
     yield from (path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
     recordings, lines = _files("recordings", "*.kvmr"), _files("recordings", "*.jsonl")
+    goldens = _files("recordings", "*.golden")
     straces, formats = _files("tests/data/strace", "*.txt"), _heads("tests/data/formats")
     table: dict[str, list[bytes]] = {
         "kvmr": recordings,
         "mended": [_parts(data) for data in recordings],
         "jsonl": lines,
+        "golden": [GOLDEN, *goldens[:20]],
         "strace": straces,
         "tracefs": [FTRACE, *formats],
         "merged": [text + SEPARATOR + FTRACE for text in straces],

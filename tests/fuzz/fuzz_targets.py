@@ -5,6 +5,7 @@ recording, and a sound recording that is another one after a copy.
 """
 
 import atexit
+import contextlib
 import io
 import struct
 import tempfile
@@ -15,6 +16,7 @@ from typing import Final
 from kvmrwriter import MAGIC, Block, Kvmr
 
 from replay.errors import KvmReplayError
+from replay.golden.parsed import parse
 from replay.header import Header, Trailer
 from replay.recording import JsonlWriter, Writer, open_recording
 from replay.recording.verify import verify
@@ -31,6 +33,7 @@ from replay.stream import Stream
 Target = Callable[[bytes], None]
 
 FIRST_LINE: Final = b'{"kvm-replay": "recording/1"}\n'
+GOLDEN_LINE: Final = b"kvm-replay golden/1\n"
 SEPARATOR: Final = b"\n====\n"
 """Parts an input of `merged` into the strace and the tracefs text."""
 BLOCK: Final = struct.Struct("<BBHH")
@@ -120,6 +123,14 @@ def _import(opened: Callable[[], Stream]) -> None:
         return
 
 
+def golden(data: bytes) -> None:
+    """Read a golden file, as a recording and as answers."""
+    data = data if data.startswith(GOLDEN_LINE) else GOLDEN_LINE + data
+    with contextlib.suppress(KvmReplayError):
+        parse(data.decode("latin-1"), "input")
+    _import(lambda: open_recording(io.BytesIO(data)))
+
+
 def strace(data: bytes) -> None:
     """Import strace text, whatever it looks like."""
     _import(lambda: StraceImport([Input(_kept(data))]))
@@ -150,6 +161,7 @@ TARGETS: Final[dict[str, Target]] = {
     "kvmr": kvmr,
     "mended": mended,
     "jsonl": jsonl,
+    "golden": golden,
     "strace": strace,
     "tracefs": tracefs,
     "merged": merged,

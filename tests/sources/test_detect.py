@@ -9,6 +9,7 @@ from replay.sources.detect import FORMATS, detect
 KNOWN: dict[str, bytes] = {
     "kvmr": b"\x89KVMR\r\n\x1a\x01\x00",
     "jsonl": b'{"kvm-replay": "recording/1", "title": "boot"}\n',
+    "golden": b"kvm-replay golden/1\ntitle: boot\n",
     "strace": b"27420 1795343273.24 ioctl(3, KVM_CREATE_VM, 0) = 4\n",
     "tracefs": b"         pdguest-15412   [000] ..... 1795341862.258277: sys_ioctl(fd: 3, cmd: 0xae01, arg: 0)\n",
     "lab": b'{"n":1,"op":"vm v","ret":0,"err":"0","kvm":{}}\n',

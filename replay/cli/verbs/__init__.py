@@ -9,6 +9,7 @@ from replay.cli.verbs.cost import COST
 from replay.cli.verbs.dump import DUMP
 from replay.cli.verbs.fleet import FLEET
 from replay.cli.verbs.generate import GENERATE
+from replay.cli.verbs.golden import GOLDEN
 from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.index import INDEX
 from replay.cli.verbs.info import INFO
@@ -23,4 +24,5 @@ from replay.cli.verbs.verify import VERIFY
 VERBS: Final[tuple[Verb, ...]] = (
     *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
     *(GENERATE, FLEET),
+    GOLDEN,
 )

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from replay.events import Event
     from replay.header import Header
     from replay.runs import Item
+    from replay.stream import Stream
 
+GOLDEN: Final = "golden"
 Numbered = tuple[int, "Event"]
 
 
@@ -27,7 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vm", metavar="N", type=_number, help="only events of this VM")
     parser.add_argument("--source", action="store_true", help="say in text where in the trace each event was read")
-    add_format(parser, "text", "jsonl", "json")
+    add_format(parser, "text", "jsonl", "json", GOLDEN)
     add_output(parser)
 
 
@@ -109,6 +111,8 @@ class Counted:
 def _run(args: argparse.Namespace, console: Console) -> int:
     if args.last is not None and args.last < args.first:
         raise UsageError(f"--to {args.last} is before --from {args.first}")
+    if args.format == GOLDEN and (args.first or args.last is not None or args.kind or args.vm is not None):
+        raise UsageError(f"--format {GOLDEN} with a choice of events", expected="all of them: its lines refer to each other")
     codes = chosen_codes(args.kind)
     stream = open_inputs(args.inputs, console)
     with console.result(args.output, inputs=args.inputs) as out:
@@ -116,7 +120,9 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         origin, counted = Origin(first_time_ns(stream, start) if args.format == "text" else None), Counted()
         items = origin.over(console.progress("reading").over(stream.items()))
         events = counted.over(chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm, number=start))
-        if args.format == "text":
+        if args.format == GOLDEN:
+            out.writelines(_golden(events, stream))
+        elif args.format == "text":
             out.writelines(_text(events, origin, stream.header if args.source else None))
         else:
             out.writelines(_jsonl(events) if args.format == "jsonl" else _json(events))
@@ -124,6 +130,17 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     if not counted.events:
         console.note("no event was chosen")
     return SAME
+
+
+def _golden(events: Iterable[Numbered], stream: "Stream") -> Iterator[str]:
+    from replay.recording.golden_lines import EVENTS, INDENT, Canon, head_lines, tail_lines
+
+    canon = Canon()
+    yield from (f"{line}\n" for line in head_lines(stream.header))
+    yield f"\n{EVENTS}:\n"
+    for number, event in events:
+        yield f"{INDENT}{canon.line(event, number)}\n"
+    yield from (f"{line}\n" for line in tail_lines(stream.trailer()))
 
 
 def _text(events: Iterable[Numbered], origin: Origin, header: "Header | None") -> Iterator[str]:
@@ -159,10 +176,16 @@ DUMP: Final = Verb(
     description="""\
 Print the events of a recording or trace, one a line, numbered from 0 as in every report. Text is for people and for `git diff`;
 jsonl is one object an event, json one document. Times in text count from the first time in the recording. Of a .kvmr file, only
-the blocks from --from to --to are read.""",
+the blocks from --from to --to are read. golden is the text that a golden file lists: without places, numbers of threads and
+times, so that two recordings of one workload read alike; it is itself a recording for every verb, and what `git diff` should
+show (docs/goldens.md).""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
     statuses={SAME: "the events are printed", TROUBLE: "bad usage, or input that can not be read"},
-    examples=("kvm-replay dump boot.kvmr --kind memslot.set --to 99", "kvm-replay dump boot.kvmr --vm 0 --format jsonl"),
+    examples=(
+        "kvm-replay dump boot.kvmr --kind memslot.set --to 99",
+        "kvm-replay dump boot.kvmr --vm 0 --format jsonl",
+        "kvm-replay dump --format golden boot.kvmr",
+    ),
     add_arguments=_add_arguments,
     run=_run,
 )
