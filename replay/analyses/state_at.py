@@ -19,7 +19,7 @@ def replay_to(stream: Stream, lanes: Sequence[Lane], event: int | None, *, first
     Raises UsageError when the recording has no event of that number. Cost: proportional to the events replayed.
     """
     last = first - 1
-    for step in lockstep(_visited(_until(stream.items(), event, first), first, visit), lanes, first=first):
+    for step in lockstep(visited(items_until(stream.items(), event, first), first, visit), lanes, first=first):
         last += len(step.run) if isinstance(step, RunStep) else 1
     if event is not None and last < event:
         raise UsageError(f"there is no event {event}", expected=f"0 to {last}" if last >= 0 else "a recording with events")
@@ -30,7 +30,7 @@ def _length(item: Item) -> int:
     return len(item) if isinstance(item, Run) else 1
 
 
-def _until(items: Iterator[Item], event: int | None, number: int) -> Iterator[Item]:
+def items_until(items: Iterator[Item], event: int | None, number: int) -> Iterator[Item]:
     """Yield items, the first event being `number`, up to and with an event, cutting the run that it lies in."""
     for item in items:
         length = _length(item)
@@ -44,7 +44,7 @@ def _until(items: Iterator[Item], event: int | None, number: int) -> Iterator[It
         number += length
 
 
-def _visited(items: Iterator[Item], number: int, visit: Visit | None) -> Iterator[Item]:
+def visited(items: Iterator[Item], number: int, visit: Visit | None) -> Iterator[Item]:
     """Yield the items, and tell before each that all before it have been replayed; `lockstep` asks for one after the other."""
     for item in items:
         if visit is not None:

@@ -41,12 +41,12 @@ def replay_indexed(
     reader, blocks = found
     store = IndexStore(reader.name, blocks, console, maker())
     index = store.load()
-    if index is not None and not index.holds(_keys(lanes)):
+    if index is not None and not index.holds(keys_of(lanes)):
         held = ", ".join(lane.name for lane in index.lanes)
         console.note(f"the index has the lanes {held}, not these: replayed from the start")
         return replay_to(items, lanes, event)
     target = blocks.events - 1 if event is None else min(event, blocks.events - 1)
-    first = _start(reader, lanes, index.before(target + 1), blocks, target) if index is not None else 0
+    first = start_at(reader, lanes, index.before(target + 1), blocks, target) if index is not None else 0
     taker = Taker(lanes, blocks, store.code, index)
     if not taker.worth(target, dropped=store.dropped):
         return replay_to(items, lanes, event, first=first)
@@ -55,13 +55,14 @@ def replay_indexed(
     return last
 
 
-def _keys(lanes: "Sequence[Lane]") -> frozenset[str]:
+def keys_of(lanes: "Sequence[Lane]") -> frozenset[str]:
+    """Return what lanes are, for `Index.holds()`."""
     from replay.engine.checkpoint import key_of
 
     return frozenset(key_of(lane) for lane in lanes)
 
 
-def _start(
+def start_at(
     reader: "KvmrReader", lanes: "Sequence[Lane]", checkpoint: "Checkpoint | None", blocks: "BlockMap", target: int
 ) -> int:
     """Restore lanes and let the reader begin there; return the number of its first event."""

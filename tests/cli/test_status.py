@@ -59,6 +59,8 @@ CASES: dict[tuple[str, int], list[str]] = {
     ("live", 3): ["live", "--machine", "kernel_release=4.19"],
     ("state", 0): ["state", "agrees.kvmr", "--at", "1"],
     ("state", 2): ["state", "agrees.kvmr", "--at", "x"],
+    ("blame", 0): ["blame", "agrees.kvmr", "--gfn", "0x1"],
+    ("blame", 2): ["blame", "agrees.kvmr", "--gfn", "page"],
     ("cost", 0): ["cost", "--address-bits", "39"],
     ("cost", 2): ["cost", "--address-bits", "39", "--slots", "0"],
     ("policies", 0): ["policies"],

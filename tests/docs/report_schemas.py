@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
+from replay.analyses.blame_report import BlameReport
 from replay.analyses.check_report import CheckReport
 from replay.analyses.compare_report import CompareReport
 from replay.analyses.cost import CostReport
@@ -31,6 +32,7 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "golden": GoldenReport,
     "live": LiveReport,
     "state": StateReport,
+    "blame": BlameReport,
     "cost": CostReport,
     "policies": PoliciesReport,
     "index": IndexReport,

@@ -20,6 +20,7 @@ OUTPUTS = {
     "golden": ["golden", "check", str(RECORDING)],
     "live": ["live", "--operations", "30"],
     "state": ["state", str(RECORDING), "--at", "20"],
+    "blame": ["blame", str(RECORDING), "--gfn", "0x10"],
     "cost": ["cost", str(RECORDING)],
     "policies": ["policies"],
     "index": ["index", "there.kvmr"],

@@ -3,6 +3,7 @@
 from typing import Final
 
 from replay.cli.verb import Verb
+from replay.cli.verbs.blame import BLAME
 from replay.cli.verbs.check import CHECK
 from replay.cli.verbs.compare import COMPARE
 from replay.cli.verbs.cost import COST
@@ -22,7 +23,7 @@ from replay.cli.verbs.state import STATE
 from replay.cli.verbs.verify import VERIFY
 
 VERBS: Final[tuple[Verb, ...]] = (
-    *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
+    *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, BLAME, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
     *(GENERATE, FLEET),
     GOLDEN,
 )

@@ -96,10 +96,10 @@ INDEX: Final = Verb(
     summary="make a recording's index, to reach any event at once",
     description="""\
 Replay a .kvmr recording once and keep checkpoints, the complete state of the lanes at some events, in RECORDING.idx beside it;
-in $XDG_CACHE_HOME/kvm-replay (~/.cache/kvm-replay) when that folder can not be written. `state --at` begins at the nearest one
-before its event, and makes an index itself when it has a million events to replay. The recording is not touched. An index is a
-cache: it is used only whole, for the recording, the lanes and the version of the program that it was made with, and it can be
-removed at any time.""",
+in $XDG_CACHE_HOME/kvm-replay (~/.cache/kvm-replay) when that folder can not be written. `state --at` and `blame` begin at the
+nearest one before what they need, and make an index themselves when they have a million events to replay. The recording is not
+touched. An index is a cache: it is used only whole, for the recording, the lanes and the version of the program that it was made
+with, and it can be removed at any time.""",
     inputs="RECORDING: a whole .kvmr file",
     statuses={SAME: "the index is written", TROUBLE: "bad usage, no whole recording, or an index that can not be written"},
     examples=("kvm-replay index boot.kvmr", "kvm-replay index boot.kvmr --lanes all --format json"),

@@ -1,0 +1,163 @@
+"""Collect the causes of a page's state: from the start, or of a recording with an index only from the parts that concern it.
+
+With an index the recording is read through without being replayed; then the parts between checkpoints in which something may
+concern the page are replayed, the last one first. Where what is known of the page on both sides of a gap differs, the gap is
+replayed as well, so that the causes are those of a replay from the start.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from replay.analyses.blame import Facts, PageCause, PageWatch
+from replay.analyses.blame_scan import concerned
+from replay.analyses.state_at import items_until, visited
+from replay.cli.index_store import IndexStore
+from replay.cli.indexed import Taker, keys_of, save, start_at
+from replay.cli.maker import maker
+from replay.cli.seeking import seekable
+from replay.engine.lockstep import RunStep, Step, lockstep
+from replay.errors import UsageError
+
+if TYPE_CHECKING:
+    from replay.cli.console import Console
+    from replay.engine.lane import Lane
+    from replay.recording.block_map import BlockMap
+    from replay.recording.index_file import Index
+    from replay.stream import Stream
+
+MakeLanes = Callable[[], "list[Lane]"]
+
+
+@attrs.frozen
+class Page:
+    """What is asked for. last: so many causes, None for all."""
+
+    gfn: int
+    vm: int | None = None
+    as_id: int | None = None
+    at: int | None = None
+    last: int | None = None
+
+
+@attrs.frozen
+class Blamed:
+    """Causes, the last one first; what the lanes know of the page in the end, by VM; whether earlier causes were left out."""
+
+    causes: tuple[PageCause, ...]
+    facts: dict[int, Facts]
+    event: int
+    earlier: bool
+
+
+def blame(stream: "Stream", make: MakeLanes, page: Page, console: "Console", *, use: bool) -> Blamed:
+    """Return the causes of a page's state. use: whether an index may be used. Raises as `replay_to()`."""
+    found = seekable(stream) if use else None
+    if found is None:
+        return _straight(stream, make(), page, console, None)
+    reader, blocks = found
+    store = IndexStore(reader.name, blocks, console, maker())
+    index, lanes = store.load(), make()
+    end = blocks.events - 1 if page.at is None else page.at
+    usable = index is not None and index.holds(keys_of(lanes)) and end < blocks.events
+    if usable and index is not None and index.before(end) is not None:
+        return _Parts(reader.name, blocks, index, make, attrs.evolve(page, at=end)).blame()
+    taker = Taker(lanes, blocks, store.code, index)
+    worth = taker.worth(min(end, blocks.events - 1), dropped=store.dropped)
+    blamed = _straight(stream, lanes, page, console, taker if worth else None)
+    if worth:
+        save(store, taker.finished(), console)
+    return blamed
+
+
+def _straight(stream: "Stream", lanes: "Sequence[Lane]", page: Page, console: "Console", taker: Taker | None) -> Blamed:
+    watch, last = PageWatch(lanes, page.gfn, page.vm, page.as_id), _Last(-1)
+    items = items_until(iter(console.progress("replaying").over(stream.items())), page.at, 0)
+    steps = lockstep(visited(items, 0, taker.visit if taker is not None else None), lanes)
+    kept: deque[PageCause] = deque(watch.causes(last.of(steps)), None if page.last is None else page.last + 1)
+    if page.at is not None and last.event < page.at:
+        raise UsageError(f"there is no event {page.at}", expected=f"0 to {last.event}")
+    return _blamed(list(reversed(kept)), page, watch.facts, last.event)
+
+
+def _blamed(causes: list[PageCause], page: Page, facts: dict[int, Facts], event: int) -> Blamed:
+    return Blamed(tuple(causes[: page.last]), facts, event, page.last is not None and len(causes) > page.last)
+
+
+class _Last:
+    """Remember the number of the last event that went by."""
+
+    def __init__(self, event: int) -> None:
+        self.event = event
+
+    def of(self, steps: "Iterable[Step | RunStep]") -> "Iterator[Step | RunStep]":
+        """Yield the steps."""
+        for step in steps:
+            self.event = step.first + len(step.run) - 1 if isinstance(step, RunStep) else step.number
+            yield step
+
+
+class _Parts:
+    """A recording in parts, each from a checkpoint to the next."""
+
+    def __init__(self, name: str, blocks: "BlockMap", index: "Index", make: MakeLanes, page: Page) -> None:
+        assert page.at is not None, "the end is known"
+        self._name, self._blocks, self._index, self._make, self._page = name, blocks, index, make, page
+        self._end = page.at
+        firsts = [checkpoint.event for checkpoint in index.checkpoints if checkpoint.event <= page.at]
+        self._firsts = [0, *firsts]
+        self.facts: dict[int, Facts] = {}
+
+    def blame(self) -> Blamed:
+        """Return the causes."""
+        concerned_last = self._concerned()
+        causes: list[PageCause] = []
+        newer, known = len(self._firsts), None
+        for part in reversed(range(len(self._firsts))):
+            if part not in concerned_last and part != len(self._firsts) - 1 and part:
+                continue
+            end = self._end if known is None else concerned_last.get(part, self._firsts[part])
+            before, found, after = self._replay(part, end)
+            if known is None:
+                self.facts = after
+            elif _there(after) != known:
+                for gap in reversed(range(part + 1, newer)):
+                    causes += reversed(self._replay(gap, self._firsts[gap + 1] - 1)[1])
+                before, found, after = self._replay(part, self._firsts[part + 1] - 1)
+            causes += reversed(found)
+            newer, known = part, _there(before)
+            if self._page.last is not None and len(causes) > self._page.last:
+                break
+        return _blamed(causes, self._page, self.facts, self._end)
+
+    def _concerned(self) -> dict[int, int]:
+        """Return the parts in which an event may concern the page, with the last such event."""
+        from bisect import bisect_right
+
+        from replay.recording import KvmrReader
+
+        found: dict[int, int] = {}
+        with KvmrReader(self._name) as reader:
+            for event in concerned(items_until(reader.items(), self._end, 0), self._page.gfn, self._page.vm):
+                found[bisect_right(self._firsts, event) - 1] = event
+        return found
+
+    def _replay(self, part: int, end: int) -> tuple[dict[int, Facts], list[PageCause], dict[int, Facts]]:
+        """Replay a part up to and with an event; return what is known before, the causes in order, what is known then."""
+        from replay.recording import KvmrReader
+
+        lanes, first = self._make(), self._firsts[part]
+        with KvmrReader(self._name) as reader:
+            checkpoint = self._index.before(first) if first else None
+            start_at(reader, lanes, checkpoint, self._blocks, end)
+            watch = PageWatch(lanes, self._page.gfn, self._page.vm, self._page.as_id)
+            before = dict(watch.facts)
+            causes = list(watch.causes(lockstep(items_until(reader.items(), end, first), lanes, first=first)))
+        return before, causes, watch.facts
+
+
+def _there(facts: dict[int, Facts]) -> dict[int, Facts]:
+    """Return the facts of VMs that are there in any lane."""
+    return {vm: known for vm, known in facts.items() if any(one is not None for one in known)}

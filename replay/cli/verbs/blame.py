@@ -1,0 +1,80 @@
+"""Say which events made a page's write tracking what it is."""
+
+import argparse
+from typing import Final
+
+from replay.cli.console import Console
+from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
+
+GFN_BITS: Final = 52
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return int(text)
+
+
+def _gfn(text: str) -> int:
+    try:
+        gfn = int(text, 0)
+    except ValueError:
+        gfn = -1
+    if not 0 <= gfn < 1 << GFN_BITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a guest frame number, such as 0x1000 or 4096")
+    return gfn
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    parser.add_argument("--gfn", metavar="GFN", type=_gfn, required=True, help="the page: its guest frame number, e.g. 0x1000")
+    parser.add_argument("--vm", metavar="N", type=_number, help="the VM (default: every VM)")
+    parser.add_argument("--as-id", metavar="N", type=int, choices=(0, 1), help="only this address space (default: both)")
+    parser.add_argument("--at", metavar="EVENT", type=_number, help="look at the page after this event (default: the last)")
+    parser.add_argument("--last", metavar="COUNT", type=_number, help="only the last COUNT events (default: all)")
+    add_lanes(parser)
+    add_no_index(parser)
+    add_format(parser, "text", "json", "jsonl")
+    add_output(parser)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from replay.analyses.blame_report import blame_report
+    from replay.cli.blaming import Page, blame
+    from replay.report.blame_text import blame_text
+    from replay.report.json_text import document
+    from replay.report.paint import Paint
+
+    stream = open_inputs(args.inputs, console)
+    lanes, silent = lanes_of(args, stream.header, console), Console(quiet=True)
+    page = Page(args.gfn, args.vm, args.as_id, args.at, args.last)
+    with console.result(args.output, inputs=args.inputs) as out:
+        found = blame(stream, lambda: lanes_of(args, stream.header, silent), page, console, use=not args.no_index)
+        report = blame_report(
+            found.causes, found.facts, lanes, stream.header, gfn=args.gfn, event=max(found.event, 0), earlier=found.earlier
+        )
+        if args.format == "text":
+            events = {cause.number: cause.event for cause in found.causes}
+            out.writelines(f"{line}\n" for line in blame_text(report, events, stream.header, Paint(console.paints(out))))
+        else:
+            out.write(document("blame", report, one_line=args.format == "jsonl"))
+    say_warnings(stream, console)
+    return SAME
+
+
+BLAME: Final = Verb(
+    name="blame",
+    summary="say which events made a page's write tracking what it is",
+    description="""\
+List every event that did something to one guest page up to an event, the last one first, lane by lane: adds and removes with the
+counter before and after, memslots that took the page in, moved or let it go, who allocated and freed the array of its counter,
+what enabled write tracking, calls about it that failed, and each warning and KVM_BUG_ON. Of a long .kvmr with an index only the
+parts that concern the page are replayed.""",
+    inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
+    statuses={SAME: "the events are listed", TROUBLE: "bad usage, or input that can not be read"},
+    examples=("kvm-replay blame boot.kvmr --gfn 0x1", "kvm-replay blame boot.kvmr --gfn 1 --at 9 --last 3 --format json"),
+    add_arguments=_add_arguments,
+    run=_run,
+)
