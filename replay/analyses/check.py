@@ -13,6 +13,8 @@ from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mis
 from replay.analyses.check_state import SITES, Compared, Window, compare_areas, compare_state, shadow_settled
 from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns, doubts
 from replay.analyses.compare_report import Fact
+from replay.analyses.order_report import DEFAULT_BUDGET
+from replay.analyses.orders import Orders
 from replay.engine.lane import Lane, results_agree
 from replay.errors import ProfileError
 from replay.events import (
@@ -44,13 +46,20 @@ RESULTS: Final = "results of calls"
 GFN_RESULTS: Final = "results of adds, removes and queries"
 
 
-def check(stream: Stream, overrides: Mapping[str, Any] | None = None, *, policy: str | Policy | None = None) -> CheckReport:
+def check(
+    stream: Stream,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    policy: str | Policy | None = None,
+    order_budget: int = DEFAULT_BUDGET,
+) -> CheckReport:
     """Replay a stream in the lane of the kernel that it was recorded on, and compare.
 
     overrides: facts of the profile that take the place of the header's. policy: its name, or itself, for a kernel whose release
-    does not tell it (a distribution's patch). Raises RecordingError, SourceError, EventError or ProfileError. Cost: one lane's.
+    does not tell it (a distribution's patch). order_budget: calls that are tried for each group of overlapping ones.
+    Raises RecordingError, SourceError, EventError or ProfileError. Cost: that of one lane.
     """
-    checker = Checker(stream.header, overrides, policy)
+    checker = Checker(stream.header, overrides, policy, order_budget=order_budget)
     checker.run(stream.items())
     return checker.report(stream.trailer())
 
@@ -58,7 +67,14 @@ def check(stream: Stream, overrides: Mapping[str, Any] | None = None, *, policy:
 class Checker:
     """The state of one check, for callers that hand over the items themselves; see `check()`."""
 
-    def __init__(self, header: Header, overrides: Mapping[str, Any] | None = None, policy: str | Policy | None = None) -> None:
+    def __init__(
+        self,
+        header: Header,
+        overrides: Mapping[str, Any] | None = None,
+        policy: str | Policy | None = None,
+        *,
+        order_budget: int = DEFAULT_BUDGET,
+    ) -> None:
         machine = header.machine
         profile = profile_of(machine, overrides)
         known = machine.kernel_release is not None or "release" in (overrides or {})
@@ -77,18 +93,26 @@ class Checker:
         self._rules: dict[tuple[str, str, str], int] = {}
         self._mismatches: list[Mismatch] = []
         self._events = 0
+        self._order_budget = order_budget
+        self._orders: Orders | None = None
 
     def run(self, items: Iterable[Item]) -> None:
-        """Read all items."""
-        for item in items:
-            self.take(item)
+        """Read all items, and choose an order for calls that overlap in time."""
+        self._orders = Orders([self._lane], budget=self._order_budget, window=lambda: self._window)
+        for number, item in self._orders.numbered(items):
+            self._take(item, number)
 
     def take(self, item: Item) -> None:
         """Compare one item, for callers that watch a kernel while it answers; `mismatch_count` tells what came of it."""
+        self._take(item, self._events)
+
+    def _take(self, item: Item, number: int) -> None:
         if isinstance(item, Run):
-            self._run(item)
+            self._events += len(item)
+            self._run(item, number)
         else:
-            self._event(item)
+            self._events += 1
+            self._event(item, number)
 
     @property
     def mismatch_count(self) -> int:
@@ -100,9 +124,7 @@ class Checker:
         row = None if event.areas is None else compare_areas(self._window, event.areas)
         return row is None or row.agrees
 
-    def _event(self, event: Event) -> None:
-        number = self._events
-        self._events += 1
+    def _event(self, event: Event, number: int) -> None:
         if isinstance(event, Observe):
             self._observe(event, number)
             return
@@ -152,9 +174,7 @@ class Checker:
         ram_bytes = self._lane.profile.total_ram_pages * PAGE_SIZE_BYTES
         return bool(ram_bytes) and any(nominal_bytes > ram_bytes for _site, _array, nominal_bytes in outcome.refused)
 
-    def _run(self, run: Run) -> None:
-        first = self._events
-        self._events += len(run)
+    def _run(self, run: Run, first: int) -> None:
         outcome = self._lane.fold(run, first)
         self._vms.update(run.vm)
         for row, recorded in enumerate(run.ret):
@@ -213,8 +233,11 @@ class Checker:
         return why or (self._unknown.why_dirty(number) if dirty else "")
 
     def _compare(self, row: Compared, event: Event, number: int, rule: str) -> None:
-        if row.reason:
-            self._skip(row.reason, number)
+        reason = row.reason
+        if not reason and not row.agrees and self._orders is not None:
+            reason = self._orders.doubt(number, getattr(event, "vm", None))
+        if reason:
+            self._skip(reason, number)
             return
         self._count(row.facet, agrees=row.agrees)
         if not row.agrees and len(self._mismatches) < MISMATCHES_MAX:
@@ -260,6 +283,7 @@ class Checker:
             rules=tuple(Rule(kind=k, rule=r, source=s, checked=n) for (k, r, s), n in sorted(self._rules.items())),
             reasons=tuple(Reason(reason=name, count=c[0], first_event=c[1]) for name, c in sorted(self._reasons.items())),
             mismatches=tuple(self._mismatches),
+            orders=None if self._orders is None else self._orders.report(),
         )
 
 

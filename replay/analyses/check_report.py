@@ -5,7 +5,8 @@ from typing import Final
 import attrs
 
 from replay.analyses.compare_report import Fact
-from replay.events.base import text, uint, values
+from replay.analyses.order_report import OrderReport
+from replay.events.base import text, uint, value, values
 
 MISMATCHES_MAX: Final = 1000
 """Most mismatches that are kept; all of them are counted."""
@@ -70,13 +71,16 @@ class CheckReport:
     checked: int = uint("comparisons made")
     agreed: int = uint("comparisons in which model and kernel agree")
     not_checkable: int = uint("recorded facts that could not be compared")
-    doubtful: int = uint("of those, facts behind a loss, in an unknown past or after a call that the recorder did not show")
+    doubtful: int = uint(
+        "of those, facts behind a loss, in an unknown past, after a call that the recorder did not show, or of an unclear order"
+    )
     losses: int = uint("what the recording's end counts as lost or not understood, at no known place")
     mismatch_count: int = uint("comparisons in which they do not agree")
     facets: tuple[Facet, ...] = values("comparisons by kind", Facet, length_max=64)
     rules: tuple[Rule, ...] = values("rules that decided the compared results", Rule, length_max=1024)
     reasons: tuple[Reason, ...] = values("why facts could not be compared", Reason, length_max=1024)
     mismatches: tuple[Mismatch, ...] = values("the first mismatches", Mismatch, length_max=MISMATCHES_MAX)
+    orders: OrderReport | None = value("calls that overlap in time; null: there are none", OrderReport)
 
     def status(self) -> int:
         """Return 0 when all agree, 1 when the kernel contradicts the model, 3 when nothing can be said.
@@ -88,4 +92,4 @@ class CheckReport:
             return CANNOT_TELL
         if self.mismatch_count:
             return CONTRADICTED
-        return CANNOT_TELL if self.doubtful else AGREES
+        return CANNOT_TELL if self.doubtful or (self.orders is not None and self.orders.unclear) else AGREES

@@ -17,7 +17,10 @@ CAPABILITY: Final = "a KVM_ENABLE_CAP before it did not show its arguments: it m
 PENDING: Final = "a call before it was not seen to return"
 SKIPPED: Final = "can not happen under this profile"
 LOST: Final = "lost: "
-DOUBTS: Final = frozenset({ATTACHED, OPAQUE, PENDING})
+BUDGET_OUT: Final = "the budget for orders ran out"
+NOT_MOVED: Final = "a call overlaps one from which something parts it past which calls are not moved"
+DOUBTED: Final = "another order of overlapping calls may explain it"
+DOUBTS: Final = frozenset({ATTACHED, OPAQUE, PENDING, BUDGET_OUT, NOT_MOVED, DOUBTED})
 """Reasons that leave open what the kernel did, as a loss does; under the others nothing recorded is unknown."""
 
 

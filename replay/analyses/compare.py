@@ -14,11 +14,13 @@ from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonRe
 from replay.analyses.exposure import ExposureTally
 from replay.analyses.findings import CLASSES, strength
 from replay.analyses.hazards import Hazards
+from replay.analyses.order_report import DEFAULT_BUDGET, OrderGroup
+from replay.analyses.orders import Orders
 from replay.analyses.pair import Pair
 from replay.analyses.uncertainty import Doubts
 from replay.analyses.verdict import conclude
 from replay.engine.lane import Lane
-from replay.engine.lockstep import RunStep, Step, lockstep
+from replay.engine.lockstep import RunStep, Step, lockstep_numbered
 from replay.errors import EmptyError
 from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
@@ -115,6 +117,10 @@ class Comparison:
                 self._exposures[index].step(kind, outcome)
                 self._checked[index] += recorded and outcome.ret is not None
 
+    def order(self, group: OrderGroup) -> None:
+        """Take what was found of calls that overlap in time."""
+        self._doubts.order(group)
+
     def _run(self, step: RunStep) -> None:
         self._census.run(step, nested_only=self._nested_only)
         self._doubts.run(step)
@@ -125,8 +131,11 @@ class Comparison:
         if recorded:
             self._checked = [count + recorded for count in self._checked]
 
-    def report(self) -> CompareReport:
-        """Return the findings and the verdict. Raises EmptyError when the recording has no event."""
+    def report(self, orders: Orders | None = None) -> CompareReport:
+        """Return the findings and the verdict. Raises EmptyError when the recording has no event.
+
+        orders: what chose the order of overlapping calls, None when the events were taken as they stand.
+        """
         if not self._census.events:
             raise EmptyError(
                 "the recording has no events", expected="at least one", advice="check what the recorder was told to record"
@@ -144,6 +153,7 @@ class Comparison:
             pairs=tuple(_pair_report(pair) for pair in self._pairs),
             agreements=self._agreements.finish(),
             uncertainties=self._doubts.finish(self._stream.trailer()),
+            orders=None if orders is None else orders.report(),
         )
         return conclude(draft)
 
@@ -198,12 +208,18 @@ def _pair_report(pair: Pair) -> PairReport:
     )
 
 
-def compare(stream: Stream, lanes: Sequence[Lane], *, paranoid: bool = False) -> CompareReport:
-    """Replay a stream through lanes and return what differs. Raises RecordingError, SourceError, EmptyError for bad input."""
+def compare(
+    stream: Stream, lanes: Sequence[Lane], *, paranoid: bool = False, order_budget: int = DEFAULT_BUDGET
+) -> CompareReport:
+    """Replay a stream through lanes and return what differs. Raises RecordingError, SourceError, EmptyError for bad input.
+
+    order_budget: calls that are tried for each group of calls that overlap in time.
+    """
     comparison = Comparison(stream, lanes)
-    for step in lockstep(stream.items(), lanes, paranoid=paranoid):
+    orders = Orders(lanes, budget=order_budget, noted=comparison.order)
+    for step in lockstep_numbered(orders.numbered(stream.items()), lanes, paranoid=paranoid):
         comparison.step(step)
-    return comparison.report()
+    return comparison.report(orders)
 
 
 def watched(items: Iterator[Item], stream: Stream) -> Stream:

@@ -5,6 +5,7 @@ from typing import Final
 import attrs
 
 from replay.analyses.findings import Agreement, ClassCount, Finding, Uncertainty
+from replay.analyses.order_report import OrderReport
 from replay.events.base import enum, flag, sint, text, uint, value, values
 from replay.kvm.allocator import Tally
 
@@ -155,3 +156,4 @@ class CompareReport:
     pairs: tuple[PairReport, ...] = values("each other lane against the reference lane", PairReport, length_max=64)
     agreements: tuple[Agreement, ...] = values("where the lanes agree though one might not expect it", Agreement, length_max=64)
     uncertainties: tuple[Uncertainty, ...] = values("what keeps the answer from being certain", Uncertainty, length_max=1 << 16)
+    orders: OrderReport | None = value("calls that overlap in time; null: there are none", OrderReport)

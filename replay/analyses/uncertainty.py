@@ -3,10 +3,11 @@
 "Cannot tell" is a verdict of its own: a recording that lacks what the answer needs must not say "no divergence".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from replay.analyses.findings import Uncertainty
+from replay.analyses.order_report import CANNOT_TELL, NONE_FITS, OrderGroup
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step
 from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, VmAttach
@@ -107,6 +108,11 @@ class Doubts:
             return
         self.add(f"{event.name} with arguments that the recorder did not show", event.vm, number, _RECORDER)
 
+    def order(self, group: OrderGroup) -> None:
+        """Take a group of calls that overlap in time, of which there is something to say."""
+        for what, advice in _order_doubts(group):
+            self.add(what, group.vm, group.events[0], advice)
+
     def run(self, step: RunStep) -> None:
         """Take one run."""
         for index, outcome in enumerate(step.outcomes):
@@ -161,6 +167,21 @@ class Doubts:
         last = max((horizon for horizon in horizons if horizon is not None), key=lambda horizon: horizon.event)
         what = f"no lane gives the recorded results; the last one that does fails at {last.sentence()}"
         self.add(what, None, last.event, "say which kernel was recorded: --profile release=6.8,config=y,tdp=1")
+
+
+def _order_doubts(group: OrderGroup) -> Iterator[tuple[str, str]]:
+    """Yield what is not known because calls overlap in time and can change the answer, and what to do about it."""
+    if group.fits == NONE_FITS:
+        yield "no order of calls that overlap in time gives the recorded results", "`kvm-replay check` names the calls"
+    elif group.fits == CANNOT_TELL:
+        yield f"whether calls that overlap in time fit in some order: {group.why}", _MORE if not group.complete else ""
+    elif not group.complete:
+        yield f"whether another order of calls that overlap in time gives other findings: {group.why}", _MORE
+    elif group.matters:
+        yield "calls overlap in time, and another order that fits as well leads to other results", ""
+
+
+_MORE: Final = "try more orders: --order-budget"
 
 
 def _order(entry: tuple[tuple[str, int | None], list[int]]) -> tuple[int, str, int]:

@@ -5,7 +5,8 @@ other lane is counterfactual: from the first result that parts from the recorded
 so that event is the lane's horizon.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -14,6 +15,7 @@ from replay.engine.rows import chosen_rows, rows_of_vms
 from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc, TssSet, VcpuCreate
 from replay.kvm.allocator import GFN_WRITE_TRACK
 from replay.kvm.fold import fold
+from replay.kvm.fork import fork
 from replay.kvm.machine import Machine, Outcome
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.policies import Policy
@@ -71,6 +73,14 @@ class Lane:
         self._no_shadow = recorded_tdp is False and profile.tdp
         # The functions are compiled out from 6.6 on: arch/x86/include/asm/kvm_page_track.h [6.12].
         self._no_external = not profile.config_external_write_tracking and policy.register_checks_mm
+
+    def fork(self, vms: Iterable[int]) -> "Lane":
+        """Return a copy with some of its VMs, to try structural events on; it has seen no result yet. See kvm/fork.py."""
+        twin = copy.copy(self)
+        twin.machine = fork(self.machine, vms)
+        twin.disagreements, twin.disagreement_count = [], 0
+        twin.skipped, twin.unattributed = {}, []
+        return twin
 
     @property
     def horizon(self) -> Disagreement | None:

@@ -4,7 +4,7 @@ The loop knows nothing of divergences: it hands every item to every lane and yie
 the stream.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import attrs
@@ -41,20 +41,31 @@ def lockstep(items: Iterator[Item], lanes: Sequence[Lane], *, first: int = 0, pa
     Raises EventError for an event that does not fit the ones before it; with paranoid=True InvariantError as soon as a state
     breaks an invariant (cost: proportional to the state, at every step).
     """
-    number = first
+    return lockstep_numbered(numbered(items, first), lanes, paranoid=paranoid)
+
+
+def numbered(items: Iterator[Item], first: int = 0) -> Iterator[tuple[int, Item]]:
+    """Yield each item with the number of its first event."""
+    for item in items:
+        yield first, item
+        first += len(item) if isinstance(item, Run) else 1
+
+
+def lockstep_numbered(
+    items: Iterable[tuple[int, Item]], lanes: Sequence[Lane], *, paranoid: bool = False
+) -> Iterator[Step | RunStep]:
+    """Do what `lockstep()` does with items that bring their numbers, because they may come in another order than recorded."""
     together = Together(lanes)
     guards = _guards(lanes) if paranoid else ()
-    for item in items:
+    for number, item in items:
         step: Step | RunStep
         if isinstance(item, Run):
-            step = RunStep(number, item, together.fold(item, number))
-            number += len(item)
+            step, last = RunStep(number, item, together.fold(item, number)), number + len(item) - 1
         else:
-            step = Step(number, item, together.step(item, number))
-            number += 1
+            step, last = Step(number, item, together.step(item, number)), number
         for index, guard in enumerate(guards):
             if isinstance(step, RunStep) or step.outcomes[index] is not None:
-                guard.check(step, number - 1)
+                guard.check(step, last)
         yield step
 
 

@@ -40,10 +40,17 @@ class Together:
         """Apply one structural event to each lane."""
         vm = getattr(event, "vm", None)
         leads = None if vm is None else self._leads.pop(vm, None)
-        outcomes = [lane.step(event, number) for lane in self.lanes]
-        for lane in self.lanes:
-            lane.machine.allocator.driver_counts.dropped = None
-        if leads is not None and isinstance(event, MemslotSet) and not any(leads) and self._still_agree(event, outcomes):
+        if not isinstance(event, MemslotSet):
+            return [lane.step(event, number) for lane in self.lanes]
+        tables = [lane.machine.allocator.driver_counts for lane in self.lanes]
+        for table in tables:
+            table.waiting = []
+        try:
+            outcomes = [lane.step(event, number) for lane in self.lanes]
+        finally:
+            for table in tables:
+                table.drop_what_waits()
+        if leads is not None and not any(leads) and self._still_agree(event, outcomes):
             self._leads[event.vm] = leads
         return outcomes
 

@@ -150,15 +150,18 @@ class Allocator:
     def vcalloc(self, site: str, array: str, nominal_bytes: int, vm: int, slot: tuple[int, int]) -> Allocation | None:
         """Allocate an array of a slot; None is -ENOMEM. Source: mm/util.c __vcalloc() [6.1, 6.12]."""
         cost = vcalloc_cost(nominal_bytes)
-        too_large = bool(self.total_ram_pages) and cost.pages > self.total_ram_pages
-        return self._take(site, array, cost, vm, slot, refuse=too_large)
+        if not self.total_ram_pages:
+            return self._take(site, array, cost, vm, slot)
+        return self._take(site, array, cost, vm, slot, refuse=cost.pages > self.total_ram_pages)
 
     def kzalloc(self, site: str, vm: int, slot: tuple[int, int]) -> Allocation | None:
         """Allocate a slot object with GFP_KERNEL_ACCOUNT; None is -ENOMEM. Source: virt/kvm/kvm_main.c."""
-        return self._take(site, SLOT, self.slot_object, vm, slot, refuse=False)
+        return self._take(site, SLOT, self.slot_object, vm, slot)
 
-    def _take(self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool) -> Allocation | None:
-        limited = self.injections or refuse or self.forced is not None or self.limit_pages is not None
+    def _take(
+        self, site: str, array: str, cost: Cost, vm: int, slot: tuple[int, int], *, refuse: bool = False
+    ) -> Allocation | None:
+        limited = refuse or self.injections or self.forced is not None or self.limit_pages is not None
         if limited and site != SITE_WT_ADD and self._fails(site, array, cost, vm, refuse=refuse):
             self.refused.append((site, array, cost.nominal_bytes))
             return None

@@ -10,13 +10,17 @@ Source: gfn_write_track in struct kvm_arch_memory_slot, arch/x86/include/asm/kvm
 """
 
 from array import array
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from itertools import compress
 from typing import Any, Final
 
 LEAF_PAGES: Final = 512
 LEAF_SHIFT: Final = 9
 NODE_SHIFT: Final = 18
 _MASK: Final = LEAF_PAGES - 1
+_NODE_BITS: Final = NODE_SHIFT - LEAF_SHIFT
+_SLOTS: Final = range(1 << _NODE_BITS)
+"""Places of leaves in a node."""
 _LEAVES_LEAST: Final = 16
 _SWEPT_BY_NUMPY: Final = 2048
 """A table of more leaves than this is swept by numpy: it holds counters of 4 GiB."""
@@ -46,8 +50,8 @@ class Table:
         """Grows when a range gets other roots, which whoever remembers root numbers must know."""
         self.together = False
         """Set while one sharer writes for all of them."""
-        self.dropped: tuple[Roots, int, int, Roots] | None = None
-        """Within one event: what was dropped from which roots, and the roots that came of it."""
+        self.waiting: list[tuple[Counters, int, int]] | None = None
+        """Within an event of several lanes: what is to be dropped; None while it is dropped at once."""
         self._free_leaves = array("i")
         self._free_nodes: list[int] = []
         self._free_roots: dict[int, list[int]] = {}
@@ -146,7 +150,16 @@ class Table:
             node = self.roots[roots.start + place]
             if node:
                 names = self.nodes[node << LEAF_SHIFT : (node + 1) << LEAF_SHIFT]
-                yield from ((place << LEAF_SHIFT | slot, leaf) for slot, leaf in enumerate(names) if leaf)
+                yield from ((place << LEAF_SHIFT | slot, names[slot]) for slot in compress(_SLOTS, names))
+
+    def leaves_between(self, roots: Roots, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield those of leaves_of() whose number is from first to before end."""
+        for place in range(max(first, 0) >> _NODE_BITS, min(roots.length, -(-end >> _NODE_BITS))):
+            node = self.roots[roots.start + place]
+            if node:
+                low, high = max(first - (place << _NODE_BITS), 0), min(end - (place << _NODE_BITS), len(_SLOTS))
+                names = self.nodes[node << LEAF_SHIFT : (node + 1) << LEAF_SHIFT][low:high]
+                yield from ((place << _NODE_BITS | slot, name) for slot, name in enumerate(names, low) if name)
 
     def leaf(self, number: int) -> "array[int]":
         """Return a copy of a leaf's cells."""
@@ -161,6 +174,16 @@ class Table:
                 new = self.link_leaf(made.start + (page >> LEAF_SHIFT), page << LEAF_SHIFT)
                 self.cells[new << LEAF_SHIFT : (new + 1) << LEAF_SHIFT] = content
         return made
+
+    def drop_what_waits(self) -> None:
+        """Drop what lanes wanted dropped within one event: at once where all sharers want the same, which copies nothing."""
+        waiting, self.waiting = self.waiting or [], None
+        for counters, first, end in waiting:
+            alike = [one for one, *span in waiting if one.roots is counters.roots and span == [first, end]]
+            if len(alike) == counters.roots.owners:
+                counters.forget(list(counters.between(first, end)))
+            else:
+                counters.drop(first, end)
 
     def give_back(self, roots: Roots) -> None:
         """Drop one owner of roots; with the last one go nodes and leaves."""
@@ -280,28 +303,26 @@ class Counters(MutableMapping[int, int]):
 
     def drop(self, first: int, end: int) -> None:
         """Set the counters from index first to before end to zero. Cost: proportional to the leaves that are touched."""
-        found = list(self._between(first, end))
-        if not found:
+        if self._table.waiting is not None:
+            self._table.waiting.append((self, first, end))
             return
-        known, table = self.roots, self._table
-        before = table.dropped
-        if before is not None and before[:3] == (known, first, end):
-            before[3].owners += 1  # another lane did the same to the same counters a moment ago
-            self._renew(before[3])
-            return
-        copied = self.own()
-        for index in found:
-            table.cells[self._cell(self.base_gfn + index)] = 0
-        table.dropped = (known, first, end, self.roots) if copied else None
+        found = list(self.between(first, end))
+        if found:
+            self.own()
+            self.forget(found)
 
-    def _between(self, first: int, end: int) -> Iterator[int]:
+    def forget(self, indexes: Iterable[int]) -> None:
+        """Set counters to zero for all who share them."""
+        for index in indexes:
+            self._table.cells[self._cell(self.base_gfn + index)] = 0
+
+    def between(self, first: int, end: int) -> Iterator[int]:
         """Yield the indexes of a range whose counters are not zero."""
         start = (self._base_root << NODE_SHIFT) - self.base_gfn
-        for page, leaf in self._table.leaves_of(self.roots):
-            index = start + (page << LEAF_SHIFT)
-            if first - LEAF_PAGES < index < end:
-                cells = enumerate(self._table.leaf(leaf), index)
-                yield from (place for place, count in cells if count and first <= place < end)
+        pages = (first - start >> LEAF_SHIFT, -(start - end >> LEAF_SHIFT))
+        for page, leaf in self._table.leaves_between(self.roots, *pages):
+            cells = enumerate(self._table.leaf(leaf), start + (page << LEAF_SHIFT))
+            yield from (place for place, count in cells if count and first <= place < end)
 
     def cover(self, gfn: int) -> None:
         """Make room for a gfn beyond the range; only for ranges that start at gfn 0."""
@@ -315,7 +336,6 @@ class Counters(MutableMapping[int, int]):
 
     def own(self) -> bool:
         """Get counters of one's own before a write; tell whether they had to be copied."""
-        self._table.dropped = None
         if self.roots.owners == 1 or self._table.together:
             return False
         self._renew(self._table.copy(self.roots))

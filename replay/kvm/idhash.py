@@ -31,6 +31,8 @@ class IdHash:
     def link(self, slot_id: int) -> None:
         """Put a slot at the head of its bucket; one that is there moves to the head. Source: kvm_replace_memslot()."""
         bucket = self._buckets.setdefault(bucket_of(slot_id), [])
+        if bucket and bucket[0] == slot_id:
+            return
         if slot_id in bucket:
             bucket.remove(slot_id)
         bucket.insert(0, slot_id)

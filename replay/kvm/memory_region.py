@@ -270,7 +270,7 @@ def refusal(request: Request, stage: str) -> Row | None:
 
     Source: the rows. Stages in order: ioctl (not for internal slots), region, then delete, create or change, then place.
     """
-    for row in _checks(request.release, stage):
+    for row in _checks(request.vm.profile.release, stage):
         if row.refuses(request):
             return row
     return None

@@ -6,6 +6,7 @@ Source: struct kvm_memslots, virt/kvm/kvm_main.c kvm_swap_active_memslots() [6.1
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from sortedcontainers import SortedDict
@@ -64,7 +65,8 @@ class Memslots:
     def by_base(self) -> list[Memslot]:
         """List the slots by first gfn. The list is the space's own and good until the slots change."""
         if self._listed is None:
-            self._bases, self._listed = list(self._by_base), list(self._by_base.values())
+            self._bases = list(self._by_base)
+            self._listed = list(map(self._by_base.__getitem__, self._bases))
         return self._listed
 
     def by_id(self, slot_id: int) -> Memslot | None:
@@ -93,14 +95,20 @@ class Memslots:
 
     def overlaps(self, base_gfn: int, end_gfn: int, but_id: int) -> bool:
         """Tell whether another slot lies in the range. Source: kvm_check_memslot_overlap()."""
-        first = max(self._by_base.bisect_right(base_gfn) - 1, 0)
-        for base in self._by_base.islice(first):
-            if base >= end_gfn:
+        for slot in self._from(base_gfn):
+            if slot.base_gfn >= end_gfn:
                 return False
-            slot = self._by_base[base]
-            if slot.id != but_id and slot.end_gfn > base_gfn:
+            if slot.id != but_id and slot.base_gfn + slot.npages > base_gfn:
                 return True
         return False
+
+    def _from(self, gfn: int) -> Iterator[Memslot]:
+        """Walk the slots by first gfn, from the last one that begins at a gfn or before it."""
+        if self._listed is None and len(self._by_id) > _LISTED_MOST:
+            first = max(self._by_base.bisect_right(gfn) - 1, 0)
+            return map(self._by_base.__getitem__, self._by_base.islice(first))
+        slots = self.by_base()
+        return islice(slots, max(bisect_right(self._bases, gfn) - 1, 0), None)
 
     def _swap(self) -> None:
         """Publish the other set. Source: kvm_swap_active_memslots()."""

@@ -28,12 +28,13 @@ def memslot_rmap_alloc(vm: Vm, slot: Memslot) -> bool:
 
     Source: arch/x86/kvm/x86.c memslot_rmap_alloc() [6.1, 6.12].
     """
+    rmap = slot.arch.rmap
     for index in range(KVM_NR_PAGE_SIZES):
-        if slot.arch.rmap[index] is not None:
+        if rmap[index] is not None:
             continue
         count = lpages(slot.base_gfn, slot.npages, index + 1)
-        slot.arch.rmap[index] = vm.allocator.vcalloc(SITE_RMAP, RMAP, 8 * count, vm.number, slot.key)
-        if slot.arch.rmap[index] is None:
+        rmap[index] = vm.allocator.vcalloc(SITE_RMAP, RMAP, 8 * count, vm.number, slot.key)
+        if rmap[index] is None:
             memslot_rmap_free(vm.allocator, slot)
             return False
     return True

@@ -5,6 +5,8 @@ from typing import Final
 
 from replay.analyses.check_report import AGREES, CANNOT_TELL, CONTRADICTED, CheckReport, Mismatch
 from replay.report.columns import columns
+from replay.report.finding_text import wrapped
+from replay.report.order_text import order_lines
 from replay.report.paint import Paint
 from replay.report.plain import printable
 
@@ -24,6 +26,10 @@ def check_text(report: CheckReport, paint: Paint | None = None) -> Iterator[str]
         yield "  * assumed, neither recorded nor given with --profile"
     yield from mismatches_text(report, paint)
     yield from facets_text(report, paint)
+    orders = order_lines(report.orders)
+    if orders:
+        yield paint("bold", orders[0])
+        yield from (f"  {line}" for paragraph in orders[1:] for line in wrapped(paragraph, ""))
 
 
 def facets_text(report: CheckReport, paint: Paint) -> Iterator[str]:
@@ -46,6 +52,8 @@ def verdict(report: CheckReport) -> str:
         return "cannot tell: the recorded kernel's release is not known; give it with --profile release=..."
     if report.losses:
         return f"cannot tell: {report.losses:,} things are lost or not understood, nobody knows where; {_compared(report)}"
+    if report.orders is not None and report.orders.unclear and not report.mismatch_count:
+        return f"cannot tell: calls overlap in time, and no order of them is known to fit; {_compared(report)}"
     if report.doubtful and not report.mismatch_count:
         return f"cannot tell: {report.doubtful:,} facts lie behind what the recording does not show; {_compared(report)}"
     return _compared(report)
@@ -53,8 +61,15 @@ def verdict(report: CheckReport) -> str:
 
 def _compared(report: CheckReport) -> str:
     if report.mismatch_count:
-        return f"the kernel contradicts the model in {report.mismatch_count:,} of {report.checked:,} comparisons"
+        return (
+            f"the kernel contradicts the model in {report.mismatch_count:,} of {report.checked:,} comparisons{_none_fits(report)}"
+        )
     return f"model and kernel agree in all {report.checked:,} comparisons"
+
+
+def _none_fits(report: CheckReport) -> str:
+    count = 0 if report.orders is None else report.orders.none_fits
+    return f"; of {count:,} group{'s' if count > 1 else ''} of overlapping calls no order fits" if count else ""
 
 
 def mismatches_text(report: CheckReport, paint: Paint) -> Iterator[str]:

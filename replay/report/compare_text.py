@@ -8,6 +8,7 @@ from replay.analyses.findings import Uncertainty
 from replay.analyses.verdict import judged_pairs
 from replay.report.columns import columns
 from replay.report.finding_text import FINDINGS_SHOWN, agreements_text, findings_key, pair_text, wrapped
+from replay.report.order_text import order_lines
 from replay.report.paint import Paint
 from replay.report.plain import printable
 from replay.units import bytes_text
@@ -27,7 +28,7 @@ def compare_text(report: CompareReport, paint: Paint | None = None) -> Iterator[
     for index, pair in enumerate(report.pairs):
         yield from pair_text(pair, paint, like=_like(pair, report.pairs[:index]))
     yield from agreements_text(report.agreements, paint)
-    for block in (_bytes(report), _exposure(report), _lanes(report), _shown(report), _notes(report)):
+    for block in (_bytes(report), _exposure(report), _lanes(report), _shown(report), _orders(report), _notes(report)):
         yield from _block(block, paint)
 
 
@@ -56,6 +57,11 @@ def _doubts(report: CompareReport) -> list[str]:
 
 def _notes(report: CompareReport) -> list[str]:
     return _doubt_lines("not known, and without weight for the verdict", [d for d in report.uncertainties if not d.matters])
+
+
+def _orders(report: CompareReport) -> list[str]:
+    lines = order_lines(report.orders)
+    return [*lines[:1], *(line for paragraph in lines[1:] for line in wrapped(paragraph, ""))]
 
 
 def _doubt_lines(title: str, doubts: Sequence[Uncertainty]) -> list[str]:

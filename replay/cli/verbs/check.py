@@ -5,7 +5,7 @@ from typing import Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
-from replay.cli.lanes import add_profile
+from replay.cli.lanes import add_order_budget, add_profile
 from replay.cli.results import CASES, Shapes, write_shape
 from replay.cli.verb import (
     CANNOT_TELL,
@@ -29,6 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
         help="policy of the recorded kernel, when its release does not tell it: eager, on-demand, or a policy file ./mine.py",
     )
+    add_order_budget(parser)
     add_bisect(parser)
     add_format(parser, "text", "json", "jsonl", *CASES)
     add_output(parser)
@@ -44,7 +45,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     stream = open_inputs(args.inputs, console)
     own = own_policies([args.policy or ""])
     console.at_end.enter_context(answered_for(own))
-    checker = Checker(stream.header, parse_facts(args.profile), own.get(args.policy, args.policy))
+    checker = Checker(stream.header, parse_facts(args.profile), own.get(args.policy, args.policy), order_budget=args.order_budget)
     with console.result(args.output, inputs=args.inputs) as out:
         checker.run(console.progress("checking").over(stream.items()))
         report = checker.report(stream.trailer())
@@ -62,7 +63,10 @@ CHECK: Final = Verb(
 Replay a recording in the lane of the kernel that it was made on, and compare event by event: every recorded result, and every
 observation of the kernel's own state and allocations. Results that the model takes from the recording, and whatever lies
 behind a loss, are counted as not checkable with the reason. Zero comparisons are never a pass, and neither is a recording
-that lacks something.""",
+that lacks something.
+
+Calls that overlap in time have no recorded order: one is looked for that gives the recorded results (docs/orders.md). When none
+does, that is a contradiction; when it can not be told, so is the answer.""",
     inputs="""\
 RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.
 The kernel's release must be in the header or in --profile release=...""",
@@ -70,7 +74,7 @@ The kernel's release must be in the header or in --profile release=...""",
         SAME: "model and kernel agree in every comparison, and there is at least one",
         DIVERGENCE: "the kernel contradicts the model",
         TROUBLE: "bad usage, or input that can not be read",
-        CANNOT_TELL: "nothing to compare, the kernel's release is not known, or something is lost",
+        CANNOT_TELL: "nothing to compare, the release is not known, something is lost, or no order of calls was found",
         SKIPPED: "with --bisect: trouble, or it can not be told",
     },
     examples=(

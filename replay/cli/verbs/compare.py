@@ -5,7 +5,7 @@ from typing import Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
-from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.lanes import add_lanes, add_order_budget, lanes_of
 from replay.cli.results import CASES, Shapes, write_shape
 from replay.cli.verb import (
     CANNOT_TELL,
@@ -26,6 +26,7 @@ _STATUS: Final = {"same": SAME, "divergence": DIVERGENCE, "cannot tell": CANNOT_
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_lanes(parser)
+    add_order_budget(parser)
     parser.add_argument("--paranoid", action="store_true", help="check the model's invariants after every event")
     add_bisect(parser)
     add_format(parser, "text", "json", "jsonl", *CASES)
@@ -41,7 +42,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     lanes = lanes_of(args, stream.header, console)
     with console.result(args.output, inputs=args.inputs) as out:
         items = console.progress("replaying").over(stream.items())
-        report = compare(watched(iter(items), stream), lanes, paranoid=args.paranoid)
+        report = compare(watched(iter(items), stream), lanes, paranoid=args.paranoid, order_budget=args.order_budget)
         name = " ".join(args.inputs)
         shapes = Shapes("compare", report, lambda paint: compare_text(report, paint), lambda: compare_suite(report, name))
         write_shape(args.format, shapes, out.write, paints=console.paints(out))
@@ -60,7 +61,10 @@ and the kernel source behind it. The first lane is the reference.
 A lane is a policy (see `kvm-replay policies`), a kernel release, whose policy is looked up from release and CONFIG, or a file
 ./mine.py with a policy of your own (docs/policy-files.md); facts behind an @ change its profile alone: 6.9@tdp=0. The profile
 is taken from the recording's header; what is not known there is assumed and marked, or given with --profile. The lane ideal is
-no kernel but a lower bound for bytes; the verdict does not rest on it.""",
+no kernel but a lower bound for bytes; the verdict does not rest on it.
+
+Calls that overlap in time have no recorded order: with the recorded kernel's own lane among the lanes, one is looked for that
+gives the recorded results (docs/orders.md), and the report says where another order would have done as well.""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
     statuses={
         SAME: "no divergence",

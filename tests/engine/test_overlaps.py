@@ -1,0 +1,163 @@
+"""Promises of the search for calls that overlap in time, in a stream that is read once."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+from lane_samples import slot
+
+from replay.engine import overlaps as module
+from replay.engine.explore import Unit
+from replay.engine.overlaps import EVERY_VM, Held, Overlaps
+from replay.events import AllocFail, Event, Mark, MemoryLimit, Opaque, ShadowPageAccount, Task, VmDestroy
+from replay.runs import Item, items_of
+from replay.units import Gfn
+
+PAGE = ShadowPageAccount(vm=0, gfn=Gfn(1), level=2)
+
+
+def call(tid: int, enter: int, leave: int, **more: Any) -> Event:
+    """Return a call of a thread with its times."""
+    fields: dict[str, Any] = {"task": Task(1, tid), "enter_time_ns": enter, "time_ns": leave, "ret": 0}
+    return slot(**(fields | more))
+
+
+def units(events: Sequence[Event], **more: Any) -> list[Unit]:
+    """Return the units of a stream, each settled where it is met; every item must come out once, in order."""
+    return [found for _key, found in keyed(events, **more)]
+
+
+def keyed(events: Sequence[Event], ahead: int = 8) -> list[tuple[int, Unit]]:
+    """Return the same with their keys."""
+    overlaps = Overlaps(items_of(events), ahead)
+    found = []
+    places = count()
+    for head in overlaps:
+        assert head.place == next(places)
+        at = overlaps.unit_at(head)
+        if at is not None:
+            if len(at[1].places) > 1:
+                overlaps.settle(*at)
+            found.append(at)
+    assert next(places) == len(list(items_of(events)))
+    return found
+
+
+def shape(found: Sequence[Unit]) -> list[tuple[int, ...]]:
+    """Return the numbers of the events of units."""
+    return [one.numbers for one in found]
+
+
+class TestUnits:
+    """What belongs together."""
+
+    def test_nothing_overlaps(self) -> None:
+        """Calls that follow one another, or touch, are no unit."""
+        assert units([call(n % 2, n, n + 1) for n in range(50)]) == []
+
+    def test_transitive(self) -> None:
+        """Calls that overlap by way of others are one unit; those behind are another."""
+        spans = [(0, 10), (5, 20), (15, 30), (30, 40), (35, 45)]
+        found = units([call(n, *span) for n, span in enumerate(spans)])
+        assert shape(found) == [(0, 1, 2), (3, 4)]
+        assert [one.after for one in found] == [(0, 0, 1), (0, 0)]
+
+    def test_one_long_call(self) -> None:
+        """A call that returns last belongs to all that it overlaps, though they are over when it is read."""
+        found = units([*(call(1, n * 10, n * 10 + 5) for n in range(6)), call(2, 0, 100)])
+        assert shape(found) == [(0, 1, 2, 3, 4, 5, 6)]
+        assert found[0].after == (0, 1, 3, 7, 15, 31, 0)
+
+    def test_vms_are_apart(self) -> None:
+        """Calls on different VMs are units of their own, however they lie in the stream."""
+        events = [call(n, 0, 10, vm=n % 2) for n in range(6)]
+        assert [(key, one.numbers) for key, one in keyed(events)] == [(0, (0, 2, 4)), (1, (1, 3, 5))]
+
+    @pytest.mark.parametrize("sharing", [MemoryLimit(limit_pages=5), AllocFail(nth=3)])
+    def test_shared_limits(self, sharing: Event) -> None:
+        """Where VMs share an allocator's limits their calls are one unit."""
+        events = [sharing, *(call(n, 0, 10, vm=n % 2) for n in range(4))]
+        assert [(key, one.numbers) for key, one in keyed(events)] == [(EVERY_VM, (1, 2, 3, 4))]
+
+    @pytest.mark.parametrize("harmless", [MemoryLimit(limit_pages=None), AllocFail(vm=0), AllocFail(off=True), Mark(text="x")])
+    def test_not_shared(self, harmless: Event) -> None:
+        """A limit that is lifted, or an injection for one VM, leaves them apart."""
+        events = [harmless, *(call(n, 0, 10, vm=n % 2) for n in range(2))]
+        assert keyed(events) == []
+
+    @pytest.mark.parametrize("between", [PAGE, Opaque(vm=0, cmd=1, name="x"), slot(), MemoryLimit(limit_pages=None)])
+    def test_what_keeps_its_place(self, between: Event) -> None:
+        """Hot events of the VM and whatever has no time span part calls; those that overlap across it are marked."""
+        events = [call(1, 0, 10), call(2, 0, 12), between, call(3, 5, 20), call(4, 30, 40)]
+        found = units(events)
+        assert shape(found) == [(0, 1), (3,)]
+        assert [one.untried for one in found] == [True, True]
+
+    def test_what_does_not(self) -> None:
+        """Remarks, and whatever is of another VM, part nothing."""
+        other = ShadowPageAccount(vm=1, gfn=Gfn(1), level=2)
+        events = [call(1, 0, 10), Mark(text="x"), other, VmDestroy(vm=1), call(2, 0, 12)]
+        found = units(events)
+        assert shape(found) == [(0, 4)]
+        assert not found[0].untried
+
+
+class TestStream:
+    """Reading ahead."""
+
+    def test_numbers_count_rows(self) -> None:
+        """Numbers are those of events, places those of items."""
+        found = units([PAGE, PAGE, PAGE, call(1, 0, 10), call(2, 0, 10)])
+        assert (found[0].numbers, found[0].places) == ((3, 4), (1, 2))
+
+    def test_read_ahead_is_bounded(self) -> None:
+        """No more is read than twice as far ahead as is asked for, where nothing overlaps."""
+        asked = []
+
+        def stream() -> Iterator[Item]:
+            for n in range(100):
+                asked.append(n)
+                yield call(1, 10 * n, 10 * n + 5)
+
+        handed = 0
+        for head in Overlaps(stream(), 8):
+            assert len(asked) <= head.place + 17
+            handed += 1
+        assert handed == 100
+
+    def test_a_unit_is_read_to_its_end(self) -> None:
+        """A unit longer than the read-ahead is found whole."""
+        found = units([call(n, n * 10, n * 10 + 15) for n in range(100)])
+        assert shape(found) == [tuple(range(100))]
+
+    def test_a_unit_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that is longer than may be held is cut; both parts are marked."""
+        monkeypatch.setattr(module, "HELD_MOST", 20)
+        found = units([call(n, n * 10, n * 10 + 15) for n in range(30)])
+        assert shape(found) == [tuple(range(21)), tuple(range(21, 30))]
+        assert [one.untried for one in found] == [True, True]
+
+    def test_arrange(self) -> None:
+        """Calls are handed on in the order that is asked for; what lies between stays."""
+        mark = Mark(text="x")
+        overlaps = Overlaps(items_of([call(1, 0, 10), mark, call(2, 0, 12), call(3, 0, 13)]), 8)
+        handed: list[Held] = []
+        for head in overlaps:
+            at = overlaps.unit_at(head)
+            if at is None:
+                handed.append(head)
+                continue
+            overlaps.settle(*at)
+            handed.append(overlaps.arrange(head, at[1], [2, 0, 1]))
+        assert [(held.place, held.number) for held in handed] == [(0, 3), (1, 1), (2, 0), (3, 2)]
+
+    def test_behind(self) -> None:
+        """What follows a unit in its VM is told in order, units whole; other VMs are left out."""
+        events = [call(1, 0, 10), call(2, 0, 10), PAGE, call(1, 20, 30), call(1, 40, 50), call(2, 40, 50), call(3, 0, 99, vm=1)]
+        overlaps = Overlaps(items_of(events), 8)
+        at = overlaps.unit_at(next(iter(overlaps)))
+        assert at is not None
+        told = [piece.numbers if isinstance(piece, Unit) else piece.number for piece in overlaps.behind(*at)]
+        assert told == [2, (3,), (4, 5)]
+        assert overlaps.all_read
