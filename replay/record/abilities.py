@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from replay.record.kernel_probes import kernel_probes
 from replay.record.tracefs import EVENTS, mount_point
 
 TRY_SECONDS: Final = 30
@@ -39,7 +40,7 @@ SOURCES: Final = (
         "bpftrace",
         ("bpftrace",),
         "bpftrace: calls with their structs, shadow pages with their role words, one clock",
-        "notifiers (KVMGT has no tracepoint), fds that travel through sockets; each printed event costs its thread some 25 us",
+        "notifiers unless KVM's functions can be probed, fds that travel through sockets; a printed event costs its thread 25 us",
     ),
     Source(
         "strace+tracefs",
@@ -138,6 +139,13 @@ class Machine:
 
     probes: dict[str, Callable[[], Ability]] = attrs.field(factory=lambda: dict(PROBES))
     known: dict[str, Ability] = attrs.field(factory=dict)
+    _kernel_probes: str | None = None
+
+    def kernel_probes(self) -> str:
+        """Return the part of bpftrace's program that probes KVM's functions, as far as that can be done here."""
+        if self._kernel_probes is None:
+            self._kernel_probes = kernel_probes()
+        return self._kernel_probes
 
     def ability(self, tool: str) -> Ability:
         """Return what a tool can do."""

@@ -18,17 +18,28 @@ class BpftraceCapture(Capture):
     """bpftrace alone: one program, filtered to the command and what it starts."""
 
     tracer: int = 0
+    sees_notifiers: bool = False
     _asked: bool = False
 
     TEXT = "bpftrace.txt"
     ERRORS = "bpftrace.err"
 
     def prepare(self) -> None:
-        """Start bpftrace and wait until its probes are on."""
+        """Start bpftrace and wait until its probes are on; without those on KVM's functions when they are refused."""
         self.clock = "boottime"
         if self.job.pid is None:
             self.hold_command()
-        (self.job.folder / BPFTRACE_PROGRAM).write_text(bpftrace_program())
+        probes = self.machine.kernel_probes()
+        try:
+            self._start(probes)
+        except CaptureError:
+            if not probes:
+                raise
+            self._start("")
+
+    def _start(self, probes: str) -> None:
+        (self.job.folder / BPFTRACE_PROGRAM).write_text(bpftrace_program() + probes)
+        (self.job.folder / self.TEXT).unlink(missing_ok=True)
         self.tracer = self.started(self._words(), self.TEXT, errors=self.ERRORS)
         until = time.monotonic() + START_SECONDS
         while b" BEGIN " not in (self.job.folder / self.TEXT).read_bytes()[:65536]:
@@ -36,6 +47,7 @@ class BpftraceCapture(Capture):
             if self.tracer in self.children.ended or time.monotonic() > until:
                 raise CaptureError(self.said(self.ERRORS) or "bpftrace does not begin", where="bpftrace")
             time.sleep(0.02)
+        self.sees_notifiers = "REGISTER" in probes
 
     def _words(self) -> list[str]:
         target = str(self.root if self.job.pid is None else self.job.pid)

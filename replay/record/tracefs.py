@@ -51,8 +51,8 @@ def remove_stale(root: Path) -> list[str]:
     for path in sorted((root / "instances").glob(f"{PREFIX}-*-*")):
         _, pid, began = path.name.rsplit("-", 2)
         if pid.isdecimal() and started_at(int(pid)) != began:
-            with suppress(OSError):
-                Instance(path).remove()
+            Instance(path).remove()
+            if not path.exists():
                 removed.append(path.name)
     return removed
 
@@ -100,7 +100,8 @@ class Instance:
         raise CaptureError("no clock that strace's can be compared with", where=str(self.path / "trace_clock"))
 
     def _write(self, name: str, text: str) -> None:
-        (self.path / name).write_text(text)
+        with (self.path / name).open("r+b", buffering=0) as stream:  # never makes a file
+            stream.write(text.encode())
 
     @property
     def tells_processes(self) -> bool:

@@ -1,8 +1,9 @@
 r"""Read what the bpftrace recorders print: `NS PID TID COMM KIND name=value ...`, as text or inside the objects of -f json.
 
 KIND: MEMSLOT and IOCTL at entry and exit of an ioctl, GETPAGE, ZAP, ZAPALL for shadow pages; the recorder that comes with this
-tool (replay/recorders/kvmtrace.bt) adds ENTER with the words of the user's struct, RUN, CLOSE, DUP, FORK, EXEC, EXIT. Numbers are
-hex, fd and ret decimal, as the script's printf has them.
+tool (replay/recorders/kvmtrace.bt) adds ENTER with the words of the user's struct, RUN, CLOSE, DUP, FORK, EXEC, EXIT, and where
+KVM's functions can be probed VM, REGISTER, UNREGISTER, WTADD, WTREMOVE (`replay.sources.kernel_users`). Numbers are hex, fd and
+ret decimal, as the script's printf has them.
 """
 
 import json
@@ -11,7 +12,20 @@ from collections.abc import Callable
 from typing import Final
 
 from replay.sources import ioctls
-from replay.sources.dialects import NOTE, Dialect, Ended, Execed, Fact, Forked, Ignored, Thread, Whole, page_fact, result
+from replay.sources.dialects import (
+    NOTE,
+    Dialect,
+    Ended,
+    Execed,
+    Fact,
+    Forked,
+    Ignored,
+    KernelCall,
+    Thread,
+    Whole,
+    page_fact,
+    result,
+)
 from replay.sources.struct_text import region_text, struct_text
 from replay.sources.tracefs_grammar import LostLine, SyscallEnter, SyscallExit
 
@@ -19,7 +33,7 @@ TEXT: Final = "bpftrace"
 JSON: Final = "bpftrace json"
 _KINDS: Final = (
     rb"(?:MEMSLOT2?|IOCTL|GETPAGE|ZAP|ZAPALL|ENTER|RUN|CLOSE|DUP|FORK|EXEC|EXIT|REGISTER|UNREGISTER|WTADD|WTREMOVE|VMAP|VFREE"
-    rb"|BEGIN)"
+    rb"|BEGIN|VM)"
 )
 _REST: Final = rb"(?P<time>\d{1,19})(?P<fraction>(?!))? (?P<head>\d{1,7} \d{1,7} .{0,60}?) (?P<body>" + _KINDS
 # A comm may hold what looks like a kind; the first kind that is followed by a field is taken.
@@ -116,6 +130,20 @@ def _page(event: str) -> Callable[[bytes], Fact | None]:
     return lambda body: page_fact(event, _fields(body))
 
 
+def _kernel_call(kind: str, value: str) -> Callable[[bytes], Fact | None]:
+    """Return the reader of a call by the kernel; value: the field beside `kvm` that it must have, "" for none."""
+
+    def read(body: bytes) -> Fact | None:
+        fields = _fields(body)
+        if "kvm" not in fields or (value and value not in fields):
+            return None
+        kvm, found, ret = fields["kvm"], fields.get(value, 0), fields.get("ret")
+        fits = 0 <= kvm < 1 << 64 and 0 <= found < 1 << (52 if value == "gfn" else 64)
+        return KernelCall(kind, kvm, found, ret) if fits and (ret is None or -4096 < ret < 1 << 31) else None
+
+    return read
+
+
 _READERS: Final[dict[bytes, Callable[[bytes], Fact | None]]] = {
     b"GETPAGE": _page("kvm_mmu_get_page"),
     b"ZAP": _page("kvm_mmu_prepare_zap_page"),
@@ -130,6 +158,11 @@ _READERS: Final[dict[bytes, Callable[[bytes], Fact | None]]] = {
     b"EXEC": lambda _: Execed(),
     b"EXIT": lambda body: Ended(killed=bool(_fields(body).get("code", 0) & 0x7F)),
     b"ZAPALL": lambda _: Ignored("event kvm_mmu_zap_all_fast"),
+    b"VM": _kernel_call("VM", ""),
+    b"REGISTER": _kernel_call("REGISTER", "node"),
+    b"UNREGISTER": _kernel_call("UNREGISTER", "node"),
+    b"WTADD": _kernel_call("WTADD", "gfn"),
+    b"WTREMOVE": _kernel_call("WTREMOVE", "gfn"),
     b"BEGIN": lambda _: Ignored("beginning of the recording"),
 }
 """Reader of each kind's fields."""

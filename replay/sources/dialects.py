@@ -68,7 +68,20 @@ class Whole:
     exit: SyscallExit
 
 
-Fact = PageEvent | SyscallEnter | SyscallExit | Whole | Ended | Forked | Execed | Ignored
+@attrs.frozen
+class KernelCall:
+    """A call of one of KVM's functions by the kernel itself; kind: as the line names it. value: the node's address, or the gfn.
+
+    kvm: address of the `struct kvm`, 0 for NULL. ret: None for a function without a result, or one that was not recorded.
+    """
+
+    kind: str
+    kvm: int
+    value: int = 0
+    ret: int | None = None
+
+
+Fact = PageEvent | SyscallEnter | SyscallExit | Whole | Ended | Forked | Execed | KernelCall | Ignored
 """What a body says."""
 
 

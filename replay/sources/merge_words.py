@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from replay.sources.dialects import Dialect, Whole
 from replay.sources.files import Input
 from replay.sources.ioctls import KVM_RUN, is_kvm
+from replay.sources.kernel_users import KernelUsers
 from replay.sources.merge import SAMPLE_CALLS_MAX, MergedImport, chunks
 from replay.sources.merge_calls import PairedCalls
 from replay.sources.pairing import Sample
@@ -54,7 +55,8 @@ class WordMerge(MergedImport):
         fold = WordFold(emit.owners, emit.out, tally, name, calls.use, roles=True, dialect=self._dialect)
         if not self._dialect.runs:
             fold.on_unknown = calls.running
-        return WordWalk(self._lexer, calls, fold, emit.out, tally, name, file, "shadow_pages", dialect=self._dialect)
+        users = KernelUsers(emit, tally, name, file)
+        return WordWalk(self._lexer, calls, fold, emit.out, tally, name, file, "shadow_pages", dialect=self._dialect, users=users)
 
 
 def sample_calls(lines: Iterator[WordLine], *, runs: bool) -> list[Sample]:

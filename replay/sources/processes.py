@@ -190,6 +190,10 @@ class Resolver:
         if record.name == "ioctl":
             self._kvm.exit(record, task, held=True)
 
+    def drain(self) -> list[Event]:
+        """Return events that followed from something done to the world from outside."""
+        return self._out()
+
     def _out(self) -> list[Event]:
         out = self.world.out
         if not out:

@@ -5,8 +5,8 @@ from typing import Final
 
 import attrs
 
-from replay.events import Event, Task
-from replay.runs import RUN_EVENTS_MAX, Constant, Item, Run
+from replay.events import Event, HotEvent, Task
+from replay.runs import RUN_EVENTS_MAX, Constant, Item, Run, run_of
 
 PageRow = tuple[int, int, int, int, int, int | None, int]
 """kind, vm, gfn, place (`place_of`), index of the task, time in ns, line."""
@@ -35,6 +35,7 @@ class ItemWriter:
     rows: list[PageRow] = attrs.field(factory=list)
     _tasks: dict[tuple[int, int], int] = attrs.field(factory=dict)
     _out: list[Item] = attrs.field(factory=list)
+    _hot: list[HotEvent] = attrs.field(factory=list)
 
     def task_index(self, task: tuple[int, int]) -> int:
         """Return the index of a (pid, tid) in the rows."""
@@ -45,16 +46,27 @@ class ItemWriter:
         self.close()
         self._out.append(event)
 
+    def hot(self, event: HotEvent) -> None:
+        """Write a hot event that is no page; what was gathered of pages comes before it, what follows after."""
+        if self.rows or len(self._hot) >= RUN_EVENTS_MAX:
+            self.close()
+        self._hot.append(event)
+
+    def _end_hot(self) -> None:
+        if self._hot:
+            hot, self._hot = self._hot, []
+            self._out.append(run_of(hot))
+
     def spill(self) -> None:
         """Write the full runs that have been gathered."""
+        self._end_hot()
         while len(self.rows) >= RUN_EVENTS_MAX:
             self._out.append(self._run(self.rows[:RUN_EVENTS_MAX]))
             del self.rows[:RUN_EVENTS_MAX]
 
     def close(self) -> None:
         """End the run that is being gathered."""
-        if self.rows:
-            self.spill()
+        self.spill()
         if self.rows:
             self._out.append(self._run(self.rows))
             self.rows.clear()

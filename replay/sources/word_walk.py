@@ -11,7 +11,8 @@ from replay.errors import EmptyError, TraceOptionError, TraceSyntaxError
 from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import UNACCOUNT, Item, Run
 from replay.sources import ioctls
-from replay.sources.dialects import NOTE, Dialect, Ended, Execed, Forked, Ignored, Whole
+from replay.sources.dialects import NOTE, Dialect, Ended, Execed, Forked, Ignored, KernelCall, Whole
+from replay.sources.kernel_users import KernelUsers
 from replay.sources.lineage import Birth, Lineage
 from replay.sources.processes import Resolver
 from replay.sources.syscalls import BOTH, Syscall, TaskEnd
@@ -110,10 +111,11 @@ class WholeLines(TracefsLexer):
 class WordWalk(Walk):
     """Goes through the lines of a dialect; see `replay.sources.tracefs.Walk`.
 
-    lives: takes what a trace says of tasks; None when another recording says it.
+    lives: takes what a trace says of tasks; None when another recording says it. users: takes calls by the kernel itself.
     """
 
     dialect: Dialect = attrs.field(kw_only=True)
+    users: KernelUsers = attrs.field(kw_only=True)
     lives: LiveCalls | None = attrs.field(kw_only=True, default=None)
     _entered: dict[int, tuple[int, int]] = attrs.field(factory=dict)
 
@@ -143,8 +145,14 @@ class WordWalk(Walk):
         elif isinstance(fact, SyscallExit):
             self._entered.pop(task.tid, None)
             self.calls.exit(task, fact, line)
+            self.users.returned(task.tid)
         elif isinstance(fact, Whole):
             self._whole(fact, task, line)
+            self.users.returned(task.tid)
+        elif isinstance(fact, KernelCall):
+            if self.lives is not None:
+                self.lives.met(task)
+            self.users.take(task, fact, line)
         elif isinstance(fact, (Ended, Forked, Execed)):
             self._life(fact, task, line)
         elif isinstance(fact, Ignored):
@@ -263,7 +271,8 @@ class WordImport:
         owners = Owners(resolver, by_thread=not lineage.makers_recorded, outside=_never if lineage.makers_recorded else None)
         calls = LiveCalls(Emitter(resolver, owners, out), lineage, tally, name, 0)
         fold = WordFold(owners, out, tally, name, roles=True, dialect=self._dialect)
-        return WordWalk(self._lexer, calls, fold, out, tally, name, 0, dialect=self._dialect, lives=calls)
+        users = KernelUsers(calls.emit, tally, name, 0)
+        return WordWalk(self._lexer, calls, fold, out, tally, name, 0, dialect=self._dialect, users=users, lives=calls)
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order; raises TraceSyntaxError for text that is no trace, EmptyError for one without KVM."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from replay.sources.bpftrace_lines import LINE, fact
+from replay.sources.dialects import KernelCall
 from replay.sources.vmalloc_stacks import VmallocImport
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "replay" / "recorders"
@@ -35,6 +36,13 @@ class TestKvmtrace:
         """It prints each kind that it is documented to print."""
         kinds = {line.split()[4] for line in printed("kvmtrace.bt")}
         assert kinds == {"ENTER", "IOCTL", "RUN", "CLOSE", "DUP", "FORK", "EXEC", "EXIT", "GETPAGE", "ZAP", "BEGIN"}
+
+    @pytest.mark.parametrize("line", printed("kfunc.bt"))
+    def test_each_line_of_kernel_probes_is_read(self, line: str) -> None:
+        """Every printf of the probes on KVM's functions is a line that is understood."""
+        match = LINE.match(line.encode())
+        assert match is not None
+        assert isinstance(fact(match["body"]), KernelCall)
 
     @pytest.mark.parametrize("script", ["kvmtrace.bt", "vmalloc.bt"])
     def test_maps_are_cleared(self, script: str) -> None:

@@ -192,7 +192,7 @@ def _print_script(args: argparse.Namespace, machine: "Machine") -> int:
     from replay.record.scripts import bpftrace_program, shell_script
 
     if args.source == "bpftrace" or (args.source == "auto" and machine.ability("bpftrace").usable):
-        text = bpftrace_program()
+        text = bpftrace_program() + machine.kernel_probes()
     else:
         strace = machine.ability("strace")
         text = shell_script(strace=True, tracefs=args.source != "strace", seccomp=strace.seccomp or not strace.usable)

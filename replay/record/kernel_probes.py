@@ -1,0 +1,59 @@
+"""Choose the probes on KVM's own functions that bpftrace can place here."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Final
+
+PROGRAM: Final = "kfunc.bt"
+LIST_SECONDS: Final = 30
+_BLOCK: Final = re.compile(r"^(k(?:ret)?func):(\w+) \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> Iterator[tuple[str, str, str]]:
+    """Yield kind, function and text of each probe that there is."""
+    text = (files("replay") / "recorders" / PROGRAM).read_text()
+    yield from ((found[1], found[2], found[0]) for found in _BLOCK.finditer(text))
+
+
+def chosen(listing: str) -> str:
+    r"""Return the probes whose functions a listing (`bpftrace -lv`) has, without a result where the function has none.
+
+    >>> "ret=" in chosen("kfunc:kvm:kvm_page_track_register_notifier\n    struct kvm * kvm\n")
+    False
+    """
+    found = dict(_functions(listing))
+    kept = []
+    for _kind, name, text in blocks():
+        if name in found:
+            kept.append(text if "retval" in found[name] else text.replace(" ret=%d", "").replace(", retval", ""))
+    return "".join(kept)
+
+
+def _functions(listing: str) -> Iterator[tuple[str, str]]:
+    """Yield the functions of a listing, each with the lines of its arguments and result."""
+    for part in re.split(r"^(?=\S)", listing, flags=re.MULTILINE):
+        head, _, rest = part.partition("\n")
+        if head.startswith(("kfunc:", "fentry:")):
+            yield head.rpartition(":")[2].strip(), rest
+
+
+def kernel_probes() -> str:
+    """Return the probes that this machine's bpftrace lists; none where it has no fentry (BTF, ftrace with direct calls)."""
+    listing = ""
+    for _kind, name, _text in blocks():
+        found = _listed(f"kfunc:*{name}")
+        if not found and not listing:
+            return ""  # the first one is in every KVM: what does not list it lists none
+        listing += found
+    return chosen(listing)
+
+
+def _listed(pattern: str) -> str:
+    words = ["bpftrace", "-lv", pattern]
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=LIST_SECONDS, check=False)  # noqa: S603 - fixed words
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
