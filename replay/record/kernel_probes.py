@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Final
 
 PROGRAM: Final = "kfunc.bt"
-LIST_SECONDS: Final = 30
+LIST_SECONDS: Final = 10
 _BLOCK: Final = re.compile(r"^(k(?:ret)?func):(\w+) \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
 

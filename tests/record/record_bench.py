@@ -43,6 +43,7 @@ BPFTRACE = """\
 #!/bin/sh
 [ "$1" = --version ] && { echo 'bpftrace v9.9'; exit 0; }
 [ "$1" = -e ] && exit 0
+[ "$1" = -lv ] && exit 1
 [ -n "${FAKE_REFUSAL-}" ] && { echo "$FAKE_REFUSAL" >&2; exit 1; }
 trap 'exit 0' INT
 echo 'Attaching 1 probe...'
