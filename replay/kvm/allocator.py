@@ -75,10 +75,15 @@ class Tally:
         self.nominal_now = nominal = self.nominal_now + nominal
         self.charged_now = charged = self.charged_now + charged
         self.real_now = real = self.real_now + real
-        if nominal > self.nominal_peak or charged > self.charged_peak or real > self.real_peak:
-            self.nominal_peak = max(self.nominal_peak, nominal)
-            self.charged_peak = max(self.charged_peak, charged)
-            self.real_peak = max(self.real_peak, real)
+        grown = nominal - self.nominal_peak
+        if grown > 0:
+            self.nominal_peak += grown
+        grown = charged - self.charged_peak
+        if grown > 0:
+            self.charged_peak += grown
+        grown = real - self.real_peak
+        if grown > 0:
+            self.real_peak += grown
 
     def give_back(self, cost: Cost) -> None:
         """Take one allocation off the running bytes."""

@@ -72,7 +72,8 @@ class Vm:
         self.external_adds = Counters(self.allocator.driver_counts)
         count = kvm_arch_nr_memslot_as_ids(self.profile, self.type)
         self.spaces = [Memslots(as_id, count) for as_id in range(count)]
-        self.check_facts = (self.profile.release, self.type, count, self.profile.la57)
+        release = self.profile.release
+        self.check_facts = (release.major, release.minor, release.patch, self.type, count, self.profile.la57)
 
     @property
     def nas(self) -> int:

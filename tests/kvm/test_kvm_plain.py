@@ -60,7 +60,7 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
             "as_id": "its place",
             "_nr_as_ids": "of the VM",
             "layout": "of the bulk rule",
-            **dict.fromkeys(("_by_base", "_bases", "_listed"), "_by_id in another order"),
+            "_by_gfn": "_by_id in another order",
         },
     ),
     IdHash: ({"_buckets"}, {}),
