@@ -35,6 +35,10 @@ a difference and there is none. H rows are races found by reading, which a recor
 Some recordings compare further policies: v1 and v2 are the first versions of the patch, always is what kernels before 5.16 do,
 ideal is no kernel but a lower bound for bytes.
 
+A few rows have recordings of kernels and processors that no test machine has: the first and last releases of a policy, Intel,
+AVIC, the edge of a memory cgroup's limit. Their results are those of the source that the story names; they are there so that each
+rule of the model is held by a recording ([docs/testing.md](../../docs/testing.md)).
+
 The class is the strongest one that is found before userspace would have acted otherwise. The recorded kernel stands in the
 first line of each recording; its results are that kernel's.
 
