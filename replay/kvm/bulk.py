@@ -2,36 +2,53 @@
 
 Equal to the scalar rule (`fold.fold_run`) in every respect. Why: within a run no structural event happens, so each row's effect
 is a function of its own counter; on one counter c' = c + d, unless that leaves 0..65535, equals the prefix sums as long as no
-prefix leaves the range, and the first one that does is seen in those same sums. A row that stays at a limit is a reflection:
-with a floor only, c(k) = s(k) - min(0, s(1)..s(k)), and it warns where that minimum falls; with a ceiling too, it is walked.
+prefix leaves the range, and one that does is seen in those same sums: that counter is then walked row by row. What external
+users hold of a gfn is at least zero and otherwise moves alike; its sums ride in the upper half of the same numbers.
 Runs with something else that is unusual are left to the scalar rule whole: `fold_bulk()` says None and has changed nothing.
 Source: replay.kvm.fold for the rule; arch/x86/kvm/mmu/page_track.c [6.1, 6.12] behind it.
 """
 
 from typing import Any, Final
 
-import attrs
-
-from replay.kvm.bulk_rows import NONE, Rows, Sorted, reads_twice, rows_of, sort_rows
-from replay.kvm.counters import LEAF_SHIFT, NODE_SHIFT, Table
-from replay.kvm.fold import count_changes
+from replay.kvm.bulk_rows import KIND_BITS, KIND_MASK, LEVEL_ONE, Rows, Sorted, as_array, rows_of, sort_rows
+from replay.kvm.cells import counts_at, places_of, write_counts
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, NO_SLOT, OVERFLOW, UNDERFLOW
-from replay.kvm.layout import GFN_BITS, Layout, joined, layout_of
+from replay.kvm.layout import GAP, NO_COUNTERS, OFF, Layout, joined, layout_of
 from replay.kvm.machine import Machine
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
-from replay.runs import ACCOUNT, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
+from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
 from replay.units import EINVAL, U16_MAX
 
-_LEAF_MASK: Final = (1 << LEAF_SHIFT) - 1
-_GFN_MASK: Final = (1 << GFN_BITS) - 1
+HELD: Final = 1 << 32
+"""One more held by an external user; below it is the counter itself."""
+_HELD_SHIFT: Final = 32
+_STEP_OF: Final = {ADD: 1 + HELD, REMOVE: -1 - HELD, ACCOUNT: 1, UNACCOUNT: -1}
+_STEPS: Final = [_STEP_OF.get(code, 0) for code in range(ADD, ADD + 8)]
+"""What a row adds to its counter, by the low bits of its kind."""
+_PAGES: Final = [0, 0, 0, 0, 1, -1, 1, -1]
+"""What it adds to the VM's shadow pages."""
+_STEPS_DEAD: Final = [HELD, -HELD, *[0] * 6]
+"""What it adds where the slot does not count: external users hold what they add all the same."""
+_PARTS: Final = {
+    0: (0, 0),
+    1: (1, 0),
+    -1: (-1, 0),
+    HELD: (0, 1),
+    -HELD: (0, -1),
+    1 + HELD: (1, 1),
+    -1 - HELD: (-1, -1),
+}
+_ADD, _REMOVE, _QUERY, _GUEST_WRITE, _ACCOUNT, _UNACCOUNT = (
+    code & KIND_MASK for code in (ADD, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT)
+)
 
 
 def fold_bulk(machine: Machine, run: Run, first: int) -> RunOutcome | None:
     """Apply a run whose first row is event `first`; None, and nothing is changed, when it needs the scalar rule.
 
-    Cost: 30 to 100 ns a row and 0.1 ms a run. Source: see the module.
+    Cost: 20 to 50 ns a row and 40 us a run. Source: see the module.
     """
     if machine.policy.at_first_add:
         return None  # its arrays come within runs
@@ -41,17 +58,11 @@ def fold_bulk(machine: Machine, run: Run, first: int) -> RunOutcome | None:
         return None
     machine.allocator.begin(first)
     machine.log.new = []
-    layout = _layout(machine, rows)
-    track = _count(order, layout, machine.allocator.counters)
-    if rows.external:
-        _count_external(rows, order, track, machine.allocator.driver_counts)
-    if rows.pages:
+    count = _Count(rows, order, _layout(machine, rows))
+    count.count(machine)
+    if rows.has(ACCOUNT, UNACCOUNT):
         _count_pages(rows)
-    outcome = RunOutcome()
-    _report(rows, order, layout, track, outcome)
-    for _row, reason in outcome.log:
-        machine.log.counts[reason] = machine.log.counts.get(reason, 0) + 1
-    return outcome
+    return count.report(machine)
 
 
 def _layout(machine: Machine, rows: Rows) -> Layout:
@@ -59,303 +70,255 @@ def _layout(machine: Machine, rows: Rows) -> Layout:
     table = machine.allocator.counters
     if not table.together:
         for _vm, space in rows.spaces:
-            if layout_of(space, table).shared:
-                for slot in space.by_base():
-                    slot.arch.counts.own()
-    return joined([(layout_of(space, table), kvm_page_track_write_tracking_enabled(vm)) for vm, space in rows.spaces])
+            for counts in layout_of(space, table).counters:
+                if counts.roots.owners > 1:
+                    counts.own()
+    spaces = [(layout_of(space, table), kvm_page_track_write_tracking_enabled(vm)) for vm, space in rows.spaces]
+    shift = rows.shift if rows.space is not None else 0
+    if machine.layout is None or not machine.layout.made_of(spaces, shift):
+        machine.layout = joined(spaces, shift)
+    layout: Layout = machine.layout
+    return layout
 
 
-@attrs.define(eq=False)
-class _Track:
-    """What became of the counters. found, live: a counter's slot is there; it counts. place: the slot's number in the layout.
+class _Count:
+    """What becomes of the counters of a run. Arrays of one number a sorted row, unless said otherwise.
 
-    values: after each sorted row. warned: sorted rows that stayed at a limit; over: of those, the ones at the upper.
-    start, end: of each counter.
+    state: of each counter's place in the layout; dead: rows of counters that do not count. values: after each row, what
+    external users hold in the upper half. warned: rows that stayed at a limit; over: of those, the ones at the upper.
     """
 
-    place: Any
-    found: Any
-    live: Any
-    all_live: bool
-    values: Any
-    start: Any
-    end: Any
-    warned: Any = None
-    over: Any = None
+    def __init__(self, rows: Rows, order: Sorted, layout: Layout) -> None:
+        self.rows, self.order, self.layout = rows, order, layout
+        self.place = layout.edges.searchsorted(order.keys, "right")
+        self.state = layout.state.take(self.place)
+        self.dead: Any = None
+        self.warned: Any = None
+        self.over: Any = None
+        self.values: Any = None
 
-
-def _count(order: Sorted, layout: Layout, table: Table) -> _Track:
-    """Count all rows; level-1 pages and reads count nothing."""
-    import numpy as np
-
-    keys = order.keys
-    place = np.searchsorted(layout.bases, keys, "right") - 1
-    some = bool(len(layout.bases))
-    found = (place >= 0) & (keys < layout.ends[place]) if some else np.zeros(len(keys), bool)
-    live = found if layout.plain or not some else found & layout.enabled[place] & layout.array[place]
-    all_live = bool(live.all())
-    cells = _Cells(table, keys, layout.bias, place, None if all_live else np.flatnonzero(live))
-    step = order.step if all_live else order.step * live[order.segment]
-    values, start = _values(order.segment, order.starts, step, cells.read())
-    track = _Track(place, found, live, all_live, values, start, start)
-    if int(values.min()) < 0 or int(values.max()) > U16_MAX:
-        _reflect(order, step, track)
-    track.end = values[order.lasts]
-    cells.write(start, track.end)
-    return track
-
-
-def _values(segment: Any, starts: Any, step: Any, start: Any) -> tuple[Any, Any]:
-    """Return the prefix sums of each counter from its start value, and the start values as wide as they."""
-    import numpy as np
-
-    sums: Any = np.cumsum(step, dtype=np.int32 if start.itemsize < 4 else np.int64)
-    start = start.astype(sums.dtype)
-    before: Any = start - sums[starts]
-    before += step[starts]
-    sums += before[segment]
-    return sums, start
-
-
-class _Cells:
-    """The cells of a run's counters in the leaves of a table."""
-
-    def __init__(self, table: Table, keys: Any, bias: Any, place: Any, chosen: Any) -> None:
-        """bias: by place, what to add to a key >> 18 for its root; chosen: which of the keys have cells, None for all."""
-        self._table = table
-        self._chosen = chosen
-        self._length = len(keys)
-        self._keys = keys if chosen is None else keys[chosen]
-        self._root = bias[place if chosen is None else place[chosen]] + (self._keys >> NODE_SHIFT)
-        self._slot = self._keys >> LEAF_SHIFT & _LEAF_MASK
-        self._cell = self._keys[:0]
-
-    def _places(self, some: Any = None) -> tuple[Any, Any]:
-        """Return (home, cell) of the keys, or of some of them; a cell below 512 stands for one that is not there."""
+    def count(self, machine: Machine) -> None:
+        """Count all rows; level-1 pages and reads count nothing."""
         import numpy as np
 
-        root, slot, keys = self._root, self._slot, self._keys
-        if some is not None:
-            root, slot, keys = root[some], slot[some], keys[some]
-        home = np.frombuffer(self._table.roots, np.int32)[root].astype(np.int64) << LEAF_SHIFT | slot
-        leaf = np.frombuffer(self._table.nodes, np.int32)[home].astype(np.int64)
-        return home, leaf << LEAF_SHIFT | (keys & _LEAF_MASK)
+        order = self.order
+        step = self._steps()
+        table = machine.allocator.counters
+        roots, cells = places_of(table, self.layout.bias.take(self.place), order.keys)
+        start = counts_at(table, cells)
+        held = self._held(machine) if self.rows.has(ADD, REMOVE) else None
+        values = step.cumsum()
+        ends = values.take(order.lasts)
+        change = start.astype(np.int64)
+        if held is not None:
+            change[held.chosen] += held.start.astype(np.int64) << _HELD_SHIFT
+        change[1:] -= ends[:-1]
+        values += change.take(order.segment)
+        self.values = values
+        outside = _outside()
+        if int(np.bitwise_or.reduce(values)) & outside:
+            self._walk(step, values & outside, change, ends)
+            ends = values.take(order.lasts)
+        else:
+            ends += change
+        end = ends.astype(start.dtype)
+        changed = (end != start).nonzero()[0]
+        write_counts(table, roots.take(changed), cells.take(changed), order.keys.take(changed), end.take(changed))
+        if held is not None:
+            held.write(ends)
 
-    def read(self) -> Any:
-        """Return the counters, zero for keys without a cell."""
+    def _steps(self) -> Any:
+        """Return what each row adds, nothing for the ones that do not count."""
         import numpy as np
 
-        cells = np.frombuffer(self._table.cells, f"u{self._table.cells.itemsize}")
-        if len(self._keys):
-            self._cell = self._places()[1]
-        if self._chosen is None:
-            return cells[self._cell]
-        found = np.zeros(self._length, cells.dtype)
-        found[self._chosen] = cells[self._cell]
-        return found
+        step = np.array(_STEPS).take(self.order.kind)
+        if int(self.state.max()):
+            self.dead = self.state.take(self.order.segment).nonzero()[0]
+            state = self.state.take(self.order.segment.take(self.dead))
+            step[self.dead] = np.where(state == GAP, 0, np.array(_STEPS_DEAD).take(self.order.kind.take(self.dead)))
+        return step
 
-    def write(self, start: Any, end: Any) -> None:
-        """Write the counters that changed, making leaves where there are none; call it after read()."""
+    def _held(self, machine: Machine) -> "_Held":
+        """Look up what external users hold of the gfns that they change, where there is a slot."""
         import numpy as np
 
-        if self._chosen is not None:
-            start, end = start[self._chosen], end[self._chosen]
-        changed = np.flatnonzero(start != end)
-        if not len(changed):
+        order = self.order
+        changed = order.segment.take((order.kind <= _REMOVE).nonzero()[0])
+        first = np.empty(len(changed), bool)
+        first[0] = True
+        np.not_equal(changed[1:], changed[:-1], out=first[1:])
+        chosen = changed[first]
+        if self.dead is not None:
+            chosen = chosen[self.state.take(chosen) != GAP]
+        return _Held(machine, self.rows, order.keys.take(chosen), chosen)
+
+    def _walk(self, step: Any, outside: Any, change: Any, ends: Any) -> None:
+        """Walk the counters that leave their range row by row, and note the rows that warn."""
+        import numpy as np
+
+        order = self.order
+        walked = np.zeros(len(order.keys), bool)
+        walked[order.segment[outside != 0]] = True
+        at = walked.take(order.segment).nonzero()[0]
+        start = change
+        start[1:] += ends[:-1]
+        segment = order.segment.take(at)
+        found, warned, over = _walk(segment.tolist(), start.take(segment).tolist(), step.take(at).tolist())
+        self.values[at] = found
+        self.warned, self.over = at[warned], over
+
+    def report(self, machine: Machine) -> RunOutcome:
+        """Note the rows that are worth a word, in their order."""
+        order, outcome = self.order, RunOutcome()
+        log: list[tuple[int, str]] = []
+        outcome.adds, outcome.removes = self.rows.changes()
+        if self.warned is not None and len(self.warned):
+            numbers = order.number.take(self.warned).tolist()
+            log += [(row, OVERFLOW if over else UNDERFLOW) for row, over in zip(numbers, self.over, strict=True)]
+        if self.dead is not None:
+            self._report_dead(machine, log, outcome)
+        if self.rows.has(QUERY, GUEST_WRITE):
+            self._report_reads(outcome)
+        log.sort()
+        outcome.log = log
+        counts = machine.log.counts
+        for _row, reason in log:
+            counts[reason] = counts.get(reason, 0) + 1
+        return outcome
+
+    def _report_dead(self, machine: Machine, log: list[tuple[int, str]], outcome: RunOutcome) -> None:
+        """Note the rows of counters that are not there: no slot, tracking not enabled, or no array."""
+        import numpy as np
+
+        number, kind = self.order.number.take(self.dead), self.order.kind.take(self.dead)
+        state = self.state.take(self.order.segment.take(self.dead))
+        away = state == GAP
+        log += [(row, NO_SLOT) for row in number[away & (kind >= _ACCOUNT)].tolist()]
+        outcome.adds -= int(np.count_nonzero(away & (kind == _ACCOUNT)))
+        outcome.removes -= int(np.count_nonzero(away & (kind == _UNACCOUNT)))
+        refused = number[away & (kind <= _REMOVE)].tolist()
+        outcome.rets = dict.fromkeys(sorted(refused), -EINVAL)
+        if int(state.max()) == GAP == int(state.min()):
             return
-        cell = self._cell[changed]
-        missing = np.flatnonzero(cell <= _LEAF_MASK)
-        if len(missing):
-            if self._link(changed[missing]):
-                cell[missing] = self._places(changed[missing])[1]
-            else:
-                self._table.make_room(len(changed))  # takes back leaves that are zero: they may be among these
-                self._link(changed[self._places(changed)[1] <= _LEAF_MASK])
-                cell = self._places(changed)[1]
-        np.frombuffer(self._table.cells, f"u{self._table.cells.itemsize}")[cell] = end[changed]
+        changes = (kind <= _REMOVE) | (kind == _ACCOUNT) | (kind == _UNACCOUNT)
+        log += [(row, NO_ARRAY) for row in number[changes & (state == NO_COUNTERS)].tolist()]
+        off = changes & (state == OFF)
+        if np.count_nonzero(off):
+            bug = machine.policy.bug_when_disabled
+            log += [(row, BUG if bug else DISABLED) for row in number[off].tolist()]
+            for vm in self._vms_of(self.dead[off]) if bug else ():
+                vm.vm_bugged = True
 
-    def _link(self, some: Any) -> bool:
-        """Make the nodes and leaves that some counters lack; False when there are not enough leaves."""
+    def _vms_of(self, at: Any) -> list[Vm]:
+        """Return the VMs that some rows name."""
+        if self.rows.space is None:
+            return self.rows.vms
+        spaces = self.order.keys.take(self.order.segment.take(at)) >> self.rows.shift
+        return [self.rows.spaces[number][0] for number in sorted(set(spaces.tolist()))]
+
+    def _report_reads(self, outcome: RunOutcome) -> None:
+        """Note the reads that were true: queries as results, guest writes as rows."""
         import numpy as np
 
-        table, roots = self._table, self._root[some]
-        for root in roots[np.frombuffer(table.roots, np.int32)[roots] == 0].tolist():
-            table.link_node(root)
-        homes = self._places(some)[0]
-        homes = homes[np.append(True, homes[1:] != homes[:-1])]  # they ascend with the keys within each slot
-        if not table.has_room(len(homes)):
-            return False
-        leaves = np.array(table.take_leaves(len(homes)), np.int32)
-        np.frombuffer(table.nodes, np.int32)[homes] = leaves
-        np.frombuffer(table.homes, np.int32)[leaves] = homes
-        return True
+        order, rows = self.order, self.rows
+        hits = self.values.astype(np.uint32) != 0
+        hits &= (order.kind == _QUERY) | (order.kind == _GUEST_WRITE) if QUERY in rows.kinds else order.kind == _GUEST_WRITE
+        found = np.zeros(len(rows.run), bool)
+        found[order.number[hits]] = True
+        if rows.twice and self.dead is not None:
+            # Either address space is enough, but the own one must have the slot.
+            own = (order.keys >> rows.shift << rows.shift).take(order.segment.take(self.dead))
+            number = order.number.take(self.dead)
+            away = self.state.take(order.segment.take(self.dead)) == GAP
+            found[number[away & (own == rows.space[number])]] = False
+        if QUERY in rows.kinds:
+            true = found & (rows.kind == _QUERY)
+            found &= ~true
+            outcome.rets |= dict.fromkeys(true.nonzero()[0].tolist(), 1)
+            outcome.rets = {row: outcome.rets[row] for row in sorted(outcome.rets)}
+        outcome.tracked_writes = found.nonzero()[0].tolist()
 
 
-def _reflect(order: Sorted, step: Any, track: _Track) -> None:
-    """Correct the counters whose prefix sums leave the range, and note the rows that warn."""
-    import numpy as np
-
-    values, segment = track.values, order.segment
-    bad = np.zeros(len(order.keys), bool)
-    bad[segment[(values < 0) | (values > U16_MAX)]] = True
-    at = np.flatnonzero(bad[segment])
-    right, warns = reflected(values[at], segment[at])
-    high = right > U16_MAX
-    over = np.zeros(len(at), bool)
-    if high.any():
-        bad[:] = False
-        bad[segment[at][high]] = True
-        some = np.flatnonzero(bad[segment[at]])
-        start, steps = track.start[segment[at[some]]].tolist(), step[at[some]].tolist()
-        walked = _walk(segment[at[some]].tolist(), start, steps)
-        right[some], warns[some], over[some] = (np.array(column) for column in walked)
-    values[at] = right
-    track.warned, track.over = at[warns], over[warns]
+def _outside() -> int:
+    """Return the bits that are set in a value when the counter, or what is held, is out of its range."""
+    return (~U16_MAX & HELD - 1) - (1 << 63)
 
 
-def reflected(sums: Any, segment: Any) -> tuple[Any, Any]:
-    """Return prefix sums reflected at zero, and which rows were: segments are together and ascend. Source: see the module."""
-    import numpy as np
-
-    span = np.int64(1 << 33)
-    lift = segment.astype(np.int64) * span
-    least = np.minimum.accumulate(np.minimum(sums, 0) - lift) + lift
-    falls = np.empty(len(sums), bool)
-    falls[0] = least[0] < 0
-    np.less(least[1:], np.where(segment[1:] == segment[:-1], least[:-1], 0), out=falls[1:])
-    return sums - least, falls
-
-
-def _walk(segments: list[int], starts: list[int], steps: list[int]) -> tuple[list[int], list[bool], list[bool]]:
-    """Return values, warnings and overflows of rows by the scalar rule, row by row."""
-    values, warns, over = [], [], []
-    last, count = -1, 0
-    for segment, start, step in zip(segments, starts, steps, strict=True):
+def _walk(segments: list[int], starts: list[int], steps: list[int]) -> tuple[list[int], list[int], list[bool]]:
+    """Return values after each row by the scalar rule, the places of rows that warn, and which of them overflow."""
+    values, warned, over = [], [], []
+    last, count, held = -1, 0, 0
+    for place, (segment, start, step) in enumerate(zip(segments, starts, steps, strict=True)):
         if segment != last:
-            last, count = segment, start
-        value = count + step
-        legal = 0 <= value <= U16_MAX
-        if legal:
-            count = value
-        values.append(count)
-        warns.append(not legal)
-        over.append(value > U16_MAX)
-    return values, warns, over
-
-
-def _count_external(rows: Rows, order: Sorted, track: _Track, table: Table) -> None:
-    """Count what external users hold: at least zero, whatever became of the slot's counter, but only where there is a slot."""
-    import numpy as np
-
-    mine = order.op != NONE
-    if rows.pages:
-        mine &= rows.kind[order.number] <= REMOVE
-    if not track.found.all():
-        mine &= track.found[order.segment]
-    at = np.flatnonzero(mine)
-    if not len(at):
-        return
-    segment = order.segment[at]
-    first = np.append(True, segment[1:] != segment[:-1])
-    starts = np.flatnonzero(first)
-    chosen = segment[starts]
-    space, gfn = order.keys[chosen] >> GFN_BITS, order.keys[chosen] & _GFN_MASK
-    for number in np.unique(space).tolist():
-        adds = rows.spaces[number][0].external_adds
-        adds.own()
-        adds.cover(int(gfn.max()))
-    bias = np.array([vm.external_adds.bias for vm, _space in rows.spaces], np.int64)
-    cells = _Cells(table, gfn, bias, space, None)
-    held = np.cumsum(first, dtype=np.int32) - 1
-    values, start = _values(held, starts, order.step[at], cells.read().astype(np.int64))
-    if int(values.min()) < 0:
-        values, _falls = reflected(values, held)
-    cells.write(start, values[np.append(starts[1:], len(at)) - 1])
+            last, count, held = segment, start & HELD - 1, start >> _HELD_SHIFT
+        change, more = _PARTS[step]
+        if 0 <= count + change <= U16_MAX:
+            count += change
+        else:
+            warned.append(place)
+            over.append(change > 0)
+        held = max(0, held + more)
+        values.append(held << _HELD_SHIFT | count)
+    return values, warned, over
 
 
 def _count_pages(rows: Rows) -> None:
     """Count shadow pages with guest PTEs, whatever their level; the count stays at zero. Source: mmu.account_shadowed()."""
     import numpy as np
 
-    if rows.vm_number is None:
-        _count_pages_of(rows.vms[0], rows.kind, rows.kinds.get(ACCOUNT, 0), rows.kinds.get(UNACCOUNT, 0))
+    if len(rows.vms) == 1:
+        _count_pages_of(rows.vms[0], rows.kinds.get(ACCOUNT, 0), rows.kinds.get(UNACCOUNT, 0), rows.kind)
         return
-    up, down = (np.bincount(rows.vm_number[rows.kind == kind]).tolist() for kind in (ACCOUNT, UNACCOUNT))
+    number = as_array(rows.run.vm, len(rows.run)).astype(np.intp)
+    deep = rows.kind | LEVEL_ONE
+    tally = np.bincount(number << KIND_BITS | deep, minlength=(rows.vms[-1].number + 1) << KIND_BITS).tolist()
     for vm in rows.vms:
-        made = up[vm.number] if vm.number < len(up) else 0
-        gone = down[vm.number] if vm.number < len(down) else 0
-        kind = rows.kind if vm.indirect_shadow_pages >= gone else rows.kind[rows.vm_number == vm.number]
-        _count_pages_of(vm, kind, made, gone)
+        made, gone = (tally[vm.number << KIND_BITS | kind | LEVEL_ONE] for kind in (_ACCOUNT, _UNACCOUNT))
+        _count_pages_of(vm, made, gone, rows.kind if vm.indirect_shadow_pages >= gone else rows.kind[number == vm.number])
 
 
-def _count_pages_of(vm: Vm, kind: Any, made: int, gone: int) -> None:
+def _count_pages_of(vm: Vm, made: int, gone: int, kind: Any) -> None:
+    """Count the shadow pages of one VM. kind: of its rows; made, gone: how many of them account and unaccount."""
     import numpy as np
 
     if vm.indirect_shadow_pages >= gone:
         vm.indirect_shadow_pages += made - gone
         return
-    step = (kind == ACCOUNT).astype(np.int64) - (kind == UNACCOUNT)
-    sums = vm.indirect_shadow_pages + np.cumsum(step)
+    sums = np.array(_PAGES).take(kind).cumsum()
+    sums += vm.indirect_shadow_pages
     vm.indirect_shadow_pages = int(sums[-1]) - min(0, int(sums.min()))
 
 
-def _report(rows: Rows, order: Sorted, layout: Layout, track: _Track, outcome: RunOutcome) -> None:
-    """Note the rows that are worth a word, in their order."""
-    log: list[tuple[int, str]] = []
-    rets: dict[int, int] = {}
-    if track.warned is not None:
-        numbers = order.number[track.warned].tolist()
-        log += [(row, OVERFLOW if over else UNDERFLOW) for row, over in zip(numbers, track.over.tolist(), strict=True)]
-    if not track.all_live:
-        _report_dead(rows, order, layout, track, log, rets)
-    if rows.reads:
-        _report_reads(rows, order, track, rets, outcome)
-    log.sort()
-    outcome.log, outcome.rets = log, {row: rets[row] for row in sorted(rets)}
-    count_changes(rows.run, outcome)
+class _Held:
+    """What external users hold of some gfns, one a counter. chosen: which of the run's counters; start: before the run."""
 
+    def __init__(self, machine: Machine, rows: Rows, keys: Any, chosen: Any) -> None:
+        import numpy as np
 
-def _report_dead(
-    rows: Rows, order: Sorted, layout: Layout, track: _Track, log: list[tuple[int, str]], rets: dict[int, int]
-) -> None:
-    """Note the rows of counters that are not there: no slot, tracking not enabled, or no array."""
-    import numpy as np
-
-    number = order.number
-    away = number[~track.found[order.segment]]
-    kinds = rows.kind[away]
-    log += [(row, NO_SLOT) for row in away[kinds >= ACCOUNT].tolist()]
-    rets |= dict.fromkeys(away[kinds <= REMOVE].tolist(), -EINVAL)
-    dead = np.flatnonzero(((track.found & ~track.live)[order.segment]) & (order.op != NONE))
-    place = track.place[order.segment[dead]]
-    space = (order.keys >> GFN_BITS)[order.segment[dead]].tolist()
-    enabled = layout.enabled[place].tolist() if len(dead) else []
-    for row, on, space_number in zip(number[dead].tolist(), enabled, space, strict=True):
-        vm = rows.spaces[space_number][0]
-        if on:
-            log.append((row, NO_ARRAY))
-        elif vm.policy.bug_when_disabled:
-            log.append((row, BUG))
-            vm.vm_bugged = True
+        self._table = machine.allocator.driver_counts
+        self.chosen = chosen
+        self._keys, bias = keys, 0
+        for vm in rows.vms:
+            vm.external_adds.own()
+        if rows.space is None:
+            top = int(keys[-1]) if len(keys) else 0
         else:
-            log.append((row, DISABLED))
+            space = keys >> rows.shift
+            self._keys = keys & ((1 << rows.shift) - 1)
+            top = int(self._keys.max()) if len(keys) else 0
+        for vm in rows.vms:
+            vm.external_adds.cover(top)
+        if rows.space is None:
+            bias = rows.vms[0].external_adds.bias
+        else:
+            bias = np.array([vm.external_adds.bias for vm, _space in rows.spaces]).take(space)
+        self._roots, self._cells = places_of(self._table, bias, self._keys)
+        self.start = counts_at(self._table, self._cells)
 
-
-def _report_reads(rows: Rows, order: Sorted, track: _Track, rets: dict[int, int], outcome: RunOutcome) -> None:
-    """Note the reads that were true: queries as results, guest writes as rows."""
-    import numpy as np
-
-    hit = order.number[(track.values > 0) & (order.op == NONE)]
-    if reads_twice(rows):
-        hit = np.unique(hit)  # either address space is enough, but the own one must have the slot
-        away = order.number[~track.found[order.segment]]
-        own = rows.space[away] == (order.keys >> GFN_BITS)[order.segment[~track.found[order.segment]]]
-        hit = np.setdiff1d(hit, away[own])
-    else:
-        hit = np.sort(hit)
-    kind = rows.kind[hit] if rows.level_one or QUERY in rows.kinds else None
-    if kind is None:
-        outcome.tracked_writes = hit.tolist()
-        return
-    outcome.tracked_writes = hit[kind == GUEST_WRITE].tolist()
-    rets |= dict.fromkeys(hit[kind == QUERY].tolist(), 1)
+    def write(self, ends: Any) -> None:
+        """Write what is held after the run; ends: the values at the end of each of the run's counters."""
+        end = (ends.take(self.chosen) >> _HELD_SHIFT).astype(self.start.dtype)
+        changed = (end != self.start).nonzero()[0]
+        write_counts(
+            self._table, self._roots.take(changed), self._cells.take(changed), self._keys.take(changed), end.take(changed)
+        )

@@ -1,7 +1,7 @@
 """Sort the rows of a run by counter, for the bulk rule: which rows belong to one counter, in which order, and what each does.
 
 Rows of different counters do not touch each other, so only the order within a counter must be kept; the row's number is a
-part of the sort key, which keeps it and gives it back.
+part of the sort key, which keeps it and gives it back, and so is its kind.
 Source: replay.kvm.fold, the scalar rule, for what each row does.
 """
 
@@ -15,14 +15,15 @@ from replay.kvm.machine import Machine
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, reads_all_address_spaces
 from replay.kvm.vm import Vm
-from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Constant, Run
+from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, RUN_EVENTS_MAX, UNACCOUNT, Constant, Run
 
-DOWN, NONE, UP = 0, 1, 2
-"""What a row does to its counter; a read is NONE."""
-_OPS: Final = bytes(
-    {ADD: UP, ACCOUNT: UP, REMOVE: DOWN, UNACCOUNT: DOWN, QUERY: NONE, GUEST_WRITE: NONE}.get(code, NONE) for code in range(256)
-)
+KIND_BITS: Final = 3
+KIND_MASK: Final = 7
+LEVEL_ONE: Final = 2
+"""Added to the kind of a shadow page of level 1, which counts in no counter."""
 _KEY_BITS: Final = 63
+_FEW_GFN_BITS: Final = 32
+_TAILS: Final[dict[Any, Any]] = {}
 
 
 def as_array(column: Sequence[Any], length: int) -> Any:
@@ -36,63 +37,69 @@ def as_array(column: Sequence[Any], length: int) -> Any:
     return np.array(column, np.uint64)
 
 
+def _kinds_of(run: Run) -> Any:
+    """Return the kinds, one byte a row."""
+    import numpy as np
+
+    column = run.kind
+    raw = bytes([column.number]) * len(run) if isinstance(column, Constant) else column
+    return np.frombuffer(raw if isinstance(raw, bytes | memoryview) else bytes(raw), np.uint8)
+
+
 @attrs.define(eq=False)
 class Rows:
-    """A run as the bulk rule wants it. kinds: rows of each kind, by code. op: UP, DOWN or NONE of each row.
+    """A run as the bulk rule wants it. kinds: rows of each kind, by code. kind: the low bits of each row's kind.
 
-    spaces: VM and address space of each space number; space: number of each row's, None when there is one only.
+    shift: bits of a gfn in the key. spaces: VM and address space of each space number; space: number << shift of each row,
+    None when there is one only. twice: reads look into both address spaces of some VM.
     """
 
     run: Run
     vms: list[Vm]
-    kind: Any
     kinds: dict[int, int]
-    op: Any
+    kind: Any
     gfn: Any
-    gfn_max: int
-    level_one: bool
-    vm_number: Any = None
+    shift: int
     spaces: list[tuple[Vm, Memslots]] = attrs.field(factory=list)
     space: Any = None
+    twice: bool = False
+    level_ones: bool = False
+    """Some rows may be shadow pages of level 1."""
 
-    @property
-    def external(self) -> int:
-        """How many rows are adds and removes of external users."""
-        return self.kinds.get(ADD, 0) + self.kinds.get(REMOVE, 0)
+    def has(self, one: int, other: int) -> bool:
+        """Tell whether there are rows of one of two kinds."""
+        return one in self.kinds or other in self.kinds
 
-    @property
-    def reads(self) -> int:
-        """How many rows ask whether a gfn is tracked."""
-        return self.kinds.get(QUERY, 0) + self.kinds.get(GUEST_WRITE, 0)
+    def changes(self) -> tuple[int, int]:
+        """Return what `run.changes()` returns, from what is known here."""
+        import numpy as np
 
-    @property
-    def pages(self) -> int:
-        """How many rows are shadow pages."""
-        return self.kinds.get(ACCOUNT, 0) + self.kinds.get(UNACCOUNT, 0)
+        of = self.kinds.get
+        low = [
+            int(np.count_nonzero(self.kind == code & KIND_MASK | LEVEL_ONE)) for code in (ACCOUNT, UNACCOUNT) if self.level_ones
+        ]
+        up, down = low or (0, 0)
+        return of(ADD, 0) + of(ACCOUNT, 0) - up, of(REMOVE, 0) + of(UNACCOUNT, 0) - down
 
 
 def rows_of(machine: Machine, run: Run) -> Rows | None:
     """Prepare a run; None for one that the bulk rule does not take. Source: see the module."""
-    import numpy as np
-
     numbers = run.vms()
     vms = [machine.vms[number] for number in numbers if number in machine.vms]
     gfn = as_array(run.gfn, len(run))
-    gfn_max = int(gfn.max())
-    if len(vms) < len(numbers) or gfn_max >> GFN_BITS:
+    bits = int(gfn.max()).bit_length()
+    if len(vms) < len(numbers) or bits > GFN_BITS:
         return None
-    raw = bytes([run.kind.number]) * len(run) if isinstance(run.kind, Constant) else bytes(run.kind)
-    kind = np.frombuffer(raw, np.uint8)
-    kinds = run.kinds()
-    rows = Rows(run, vms, kind, kinds, np.frombuffer(raw.translate(_OPS), np.uint8), gfn, gfn_max, level_one=False)
-    if rows.external and not all(has_external_api(vm) for vm in vms):
+    rows = Rows(run, vms, run.kinds(), _kinds_of(run) & KIND_MASK, gfn, bits)
+    if rows.has(ADD, REMOVE) and not all(has_external_api(vm) for vm in vms):
         return None
-    if rows.pages and not (isinstance(run.level, Constant) and run.level.number > 1):
-        level_one = (as_array(run.level, len(run)) < 2) & (kind >= ACCOUNT)
-        if level_one.any():
-            rows.level_one, rows.op = True, np.where(level_one, np.uint8(NONE), rows.op)
-    if len(vms) > 1:
-        rows.vm_number = as_array(run.vm, len(run))
+    if rows.has(ACCOUNT, UNACCOUNT) and not (isinstance(run.level, Constant) and run.level.number > 1):
+        low = as_array(run.level, len(run)) < 2
+        if not rows.kinds.keys() <= {ACCOUNT, UNACCOUNT}:
+            low &= rows.kind >= ACCOUNT & KIND_MASK
+        rows.level_ones = True
+        rows.kind = rows.kind | low.view("u1") * LEVEL_ONE
+    rows.twice = rows.has(QUERY, GUEST_WRITE) and any(vm.nas > 1 and reads_all_address_spaces(vm) for vm in vms)
     return rows if _choose_spaces(rows) else None
 
 
@@ -105,45 +112,39 @@ def _choose_spaces(rows: Rows) -> bool:
 
     run, vms = rows.run, rows.vms
     only_zero = isinstance(run.as_id, Constant) and not run.as_id.number
-    if only_zero and len(vms) == 1 and not reads_twice(rows):
+    if only_zero and len(vms) == 1 and not rows.twice:
         rows.spaces = [(vms[0], vms[0].spaces[0])]
         return True
     high = None if only_zero else as_array(run.as_id, len(run)) > 0
-    if high is not None and not high.any():
-        high = None
-    if high is not None and rows.external:
-        outside = high & (rows.kind <= REMOVE)
-        if outside.any():
-            if not all(vm.policy.register_checks_mm for vm in vms):
-                return False
-            high &= ~outside
-    first = np.zeros(max(vm.number for vm in vms) + 1, np.int64)
-    two = np.zeros(len(first), bool)
+    if high is not None and rows.has(ADD, REMOVE):
+        inside = rows.kind > REMOVE & KIND_MASK
+        if not vms[0].policy.register_checks_mm and bool((high & ~inside).any()):
+            return False
+        high &= inside
+    rows.shift = _FEW_GFN_BITS if rows.shift <= _FEW_GFN_BITS else GFN_BITS
+    table = np.zeros((vms[-1].number + 1, 2), np.int64)
     for vm in vms:
-        first[vm.number] = len(rows.spaces)
-        two[vm.number] = vm.nas > 1
+        table[vm.number] = len(rows.spaces), len(rows.spaces) + (vm.nas > 1)
         rows.spaces.extend((vm, space) for space in vm.spaces)
-    number = np.intp(vms[0].number) if rows.vm_number is None else rows.vm_number.astype(np.intp)
-    space = np.broadcast_to(first[number], len(run))
-    rows.space = space if high is None else space + (high & two[number])
+    table <<= rows.shift
+    if len(vms) == 1:
+        place: Any = np.intp(vms[0].number << 1)
+    else:
+        place = as_array(run.vm, len(run)).astype(np.intp)
+        place <<= 1
+    rows.space = np.broadcast_to(table.take(place if high is None else place + high), len(run))
     return True
-
-
-def reads_twice(rows: Rows) -> bool:
-    """Tell whether reads look into both address spaces. Source: page_track.reads_all_address_spaces()."""
-    return bool(rows.reads) and any(vm.nas > 1 and reads_all_address_spaces(vm) for vm in rows.vms)
 
 
 @attrs.define(eq=False)
 class Sorted:
-    """The rows of a run, counter by counter, in order within each. All but keys and starts are one a row.
+    """The rows of a run, counter by counter, in order within each: number and kind of each, and which counter it is of.
 
-    number: the row in the run. segment: number of the counter. keys: space << 40 | gfn of each counter; starts: its first row.
+    keys: space << shift | gfn of each counter; starts, lasts: its first and last row.
     """
 
     number: Any
-    op: Any
-    step: Any
+    kind: Any
     segment: Any
     keys: Any
     starts: Any
@@ -155,32 +156,45 @@ def sort_rows(rows: Rows) -> Sorted | None:
     import numpy as np
 
     length = len(rows.run)
-    low = (length - 1).bit_length() + 2
-    narrow = rows.space is None and rows.gfn_max.bit_length() + low <= 32
-    if not narrow and GFN_BITS + len(rows.spaces).bit_length() + low > _KEY_BITS:
+    low = (length - 1).bit_length() + KIND_BITS
+    bits = rows.shift + (len(rows.spaces) - 1).bit_length() + low
+    if bits > _KEY_BITS:
         return None
-    dtype = np.uint32 if narrow else np.uint64
+    dtype: Any = np.uint32 if bits <= 32 else np.int64
     key: Any = rows.gfn.astype(dtype)
     if rows.space is not None:
-        key |= rows.space.astype(dtype) << dtype(GFN_BITS)
+        key |= rows.space
     key <<= dtype(low)
-    tail: Any = np.arange(0, 4 * length, 4, dtype=dtype)
-    tail |= rows.op
+    tail = _tail(length, dtype) | rows.kind
     key |= tail
-    if reads_twice(rows):
+    if rows.twice:
         key = np.concatenate([key, _second_reads(rows, tail, low)])
     key.sort()
     counter = key >> dtype(low)
-    number = (key >> dtype(2)) & dtype((1 << (low - 2)) - 1)
-    op = (key & dtype(3)).astype(np.int8)
     first = np.empty(len(key), bool)
     first[0] = True
     np.not_equal(counter[1:], counter[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
-    segment = np.cumsum(first, dtype=np.int32)
+    starts = first.nonzero()[0]
+    lasts = np.empty_like(starts)
+    lasts[:-1] = starts[1:]
+    lasts[-1] = len(key)
+    lasts -= 1
+    segment = first.cumsum()
     segment -= 1
-    lasts = np.append(starts[1:], len(key)) - 1
-    return Sorted(number, op, op - np.int8(NONE), segment, counter[starts].astype(np.int64), starts, lasts)
+    number = key >> dtype(KIND_BITS)
+    number &= dtype((1 << (low - KIND_BITS)) - 1)
+    return Sorted(number, key & dtype(KIND_MASK), segment, counter.take(starts).astype(np.int64), starts, lasts)
+
+
+def _tail(length: int, dtype: Any) -> Any:
+    """Return the numbers of the rows, above the bits of their kind."""
+    import numpy as np
+
+    if length > RUN_EVENTS_MAX:
+        return np.arange(0, length << KIND_BITS, 1 << KIND_BITS, dtype=dtype)
+    if dtype not in _TAILS:
+        _TAILS[dtype] = np.arange(0, RUN_EVENTS_MAX << KIND_BITS, 1 << KIND_BITS, dtype=dtype)
+    return _TAILS[dtype][:length]
 
 
 def _second_reads(rows: Rows, tail: Any, low: int) -> Any:
@@ -189,8 +203,10 @@ def _second_reads(rows: Rows, tail: Any, low: int) -> Any:
 
     both = {vm.number for vm in rows.vms if vm.nas > 1 and reads_all_address_spaces(vm)}
     wanted = np.array([vm.number in both for vm, _space in rows.spaces])
-    at = np.flatnonzero(((rows.kind == QUERY) | (rows.kind == GUEST_WRITE)) & wanted[rows.space])
-    own = rows.space[at]
+    space = rows.space >> rows.shift
+    is_read = (rows.kind == QUERY & KIND_MASK) | (rows.kind == GUEST_WRITE & KIND_MASK)
+    at = np.flatnonzero(is_read & wanted[space])
+    own = space[at]
     zero = np.array([vm.spaces.index(space) for vm, space in rows.spaces])  # 0 or 1
-    other = (own + 1 - 2 * zero[own]).astype(np.uint64)
-    return ((other << np.uint64(GFN_BITS) | rows.gfn[at].astype(np.uint64)) << np.uint64(low)) | tail[at]
+    other = own + 1 - 2 * zero[own]
+    return (other << rows.shift | rows.gfn[at].astype(np.int64)) << low | tail[at]

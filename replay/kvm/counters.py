@@ -1,8 +1,9 @@
 """Keep the counters of gfns in sparse leaves that the scalar rule and the bulk rule both look at: one storage, two readers.
 
-A leaf holds the counters of 512 pages, as many as one 2 MiB page has; a node names the leaves of 512 such pages, 1 GiB; each
-`Counters` has one root entry a GiB. Leaf 0 and node 0 are all zeros and stand for what was never touched, so a slot of 2^31
-pages costs 32 KiB of roots, and then what is counted in it. All arrays are of the standard library; numpy sees the same bytes.
+A leaf holds the counters of 128 pages, a node names 512 leaves (256 MiB), each `Counters` has one root entry for as much. Names
+are places: of a leaf its first cell, of a node its first entry. Leaf 0, node 0 and root 0 are all zeros and stand for what was
+never touched, so a slot of 2^31 pages costs 128 KiB of roots, and then what is counted in it.
+All arrays are of the standard library; numpy sees the same bytes.
 
 Two lanes whose counters are equal may share them (`Counters.share()`): whoever writes first gets a copy, unless the engine says
 that the writer stands for all sharers (`Table.together`).
@@ -14,16 +15,20 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import compress
 from typing import Any, Final
 
-LEAF_PAGES: Final = 512
-LEAF_SHIFT: Final = 9
-NODE_SHIFT: Final = 18
-_MASK: Final = LEAF_PAGES - 1
+LEAF_PAGES: Final = 128
+NODE_LEAVES: Final = 512
+LEAF_SHIFT: Final = 7
+NODE_SHIFT: Final = 16
+LEAF_MASK: Final = LEAF_PAGES - 1
+NODE_MASK: Final = NODE_LEAVES - 1
 _NODE_BITS: Final = NODE_SHIFT - LEAF_SHIFT
-_SLOTS: Final = range(1 << _NODE_BITS)
+_SLOTS: Final = range(NODE_LEAVES)
 """Places of leaves in a node."""
 _LEAVES_LEAST: Final = 16
-_SWEPT_BY_NUMPY: Final = 2048
-"""A table of more leaves than this is swept by numpy: it holds counters of 4 GiB."""
+_LEAVES_MOST: Final = 1 << 24
+"""What names of 32 bits can tell apart: 4 GiB of counters."""
+_SWEPT_BY_NUMPY: Final = 4096
+"""A table of more leaves than this is swept by numpy: it holds counters of 2 GiB."""
 
 
 class Roots:
@@ -43,9 +48,9 @@ class Table:
 
     def __init__(self, typecode: str = "H") -> None:
         self.cells = array(typecode, bytes(2 * LEAF_PAGES) if typecode == "H" else bytes(4 * LEAF_PAGES))
-        self.nodes = array("i", bytes(4 * LEAF_PAGES))
-        self.roots = array("i")
-        self.homes = array("i", [0])  # leaf -> its place in nodes
+        self.nodes = array("i", bytes(4 * NODE_LEAVES))
+        self.roots = array("i", [0])
+        self.homes = array("i", [0])  # number of a leaf -> its place in nodes
         self.epoch = 0
         """Grows when a range gets other roots, which whoever remembers root numbers must know."""
         self.together = False
@@ -86,6 +91,8 @@ class Table:
 
     def _grow(self, count: int) -> None:
         first = len(self.homes)
+        if first + count > _LEAVES_MOST:
+            raise MemoryError("counters of more than 2^31 pages")
         self.cells.frombytes(bytes(count * LEAF_PAGES * self.cells.itemsize))
         self.homes.frombytes(bytes(4 * count))
         self._free_leaves.extend(range(first + count - 1, first - 1, -1))
@@ -129,41 +136,41 @@ class Table:
             if self._free_nodes:
                 node = self._free_nodes.pop()
             else:
-                node = len(self.nodes) >> LEAF_SHIFT
-                self.nodes.frombytes(bytes(4 * LEAF_PAGES))
+                node = len(self.nodes)
+                self.nodes.frombytes(bytes(4 * NODE_LEAVES))
             self.roots[root] = node
         return node
 
     def link_leaf(self, root: int, gfn: int) -> int:
-        """Return the leaf of a gfn under a root entry, making it if there is none."""
-        home = self.link_node(root) << LEAF_SHIFT | (gfn >> LEAF_SHIFT & _MASK)
-        leaf = self.nodes[home]
-        if not leaf:
+        """Return the first cell of a gfn's leaf under a root entry, making the leaf if there is none."""
+        home = self.link_node(root) | (gfn >> LEAF_SHIFT & NODE_MASK)
+        cell = self.nodes[home]
+        if not cell:
             leaf = self.take_leaves(1)[0]
-            self.nodes[home] = leaf
+            self.nodes[home] = cell = leaf << LEAF_SHIFT
             self.homes[leaf] = home
-        return leaf
+        return cell
 
     def leaves_of(self, roots: Roots) -> Iterator[tuple[int, int]]:
-        """Yield (number of the leaf's 2 MiB page from that of the first root, leaf) of the leaves that are linked, in order."""
+        """Yield (number of the leaf from that of the first root's first, first cell) of the linked leaves, in order."""
         for place in range(roots.length):
             node = self.roots[roots.start + place]
             if node:
-                names = self.nodes[node << LEAF_SHIFT : (node + 1) << LEAF_SHIFT]
-                yield from ((place << LEAF_SHIFT | slot, names[slot]) for slot in compress(_SLOTS, names))
+                names = self.nodes[node : node + NODE_LEAVES]
+                yield from ((place * NODE_LEAVES + slot, names[slot]) for slot in compress(_SLOTS, names))
 
     def leaves_between(self, roots: Roots, first: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield those of leaves_of() whose number is from first to before end."""
         for place in range(max(first, 0) >> _NODE_BITS, min(roots.length, -(-end >> _NODE_BITS))):
             node = self.roots[roots.start + place]
             if node:
-                low, high = max(first - (place << _NODE_BITS), 0), min(end - (place << _NODE_BITS), len(_SLOTS))
-                names = self.nodes[node << LEAF_SHIFT : (node + 1) << LEAF_SHIFT][low:high]
+                low, high = max(first - (place << _NODE_BITS), 0), min(end - (place << _NODE_BITS), NODE_LEAVES)
+                names = self.nodes[node + low : node + high]
                 yield from ((place << _NODE_BITS | slot, name) for slot, name in enumerate(names, low) if name)
 
-    def leaf(self, number: int) -> "array[int]":
-        """Return a copy of a leaf's cells."""
-        return self.cells[number << LEAF_SHIFT : (number + 1) << LEAF_SHIFT]
+    def leaf(self, first: int) -> "array[int]":
+        """Return a copy of a leaf's cells, of which the first is given."""
+        return self.cells[first : first + LEAF_PAGES]
 
     def copy(self, roots: Roots) -> Roots:
         """Return roots of their own that count the same."""
@@ -171,8 +178,8 @@ class Table:
         for page, leaf in list(self.leaves_of(roots)):
             content = self.leaf(leaf)
             if any(content):
-                new = self.link_leaf(made.start + (page >> LEAF_SHIFT), page << LEAF_SHIFT)
-                self.cells[new << LEAF_SHIFT : (new + 1) << LEAF_SHIFT] = content
+                new = self.link_leaf(made.start + page // NODE_LEAVES, page << LEAF_SHIFT)
+                self.cells[new : new + LEAF_PAGES] = content
         return made
 
     def drop_what_waits(self) -> None:
@@ -192,13 +199,13 @@ class Table:
             return
         zeros = array(self.cells.typecode, bytes(LEAF_PAGES * self.cells.itemsize))
         for _page, leaf in list(self.leaves_of(roots)):
-            self.cells[leaf << LEAF_SHIFT : (leaf + 1) << LEAF_SHIFT] = zeros
-            self.homes[leaf] = 0
-            self._free_leaves.append(leaf)
+            self.cells[leaf : leaf + LEAF_PAGES] = zeros
+            self.homes[leaf >> LEAF_SHIFT] = 0
+            self._free_leaves.append(leaf >> LEAF_SHIFT)
         for root in range(roots.start, roots.start + roots.length):
             node = self.roots[root]
             if node:
-                self.nodes[node << LEAF_SHIFT : (node + 1) << LEAF_SHIFT] = array("i", bytes(4 * LEAF_PAGES))
+                self.nodes[node : node + NODE_LEAVES] = array("i", bytes(4 * NODE_LEAVES))
                 self._free_nodes.append(node)
                 self.roots[root] = 0
         self._free_roots.setdefault(roots.length, []).append(roots.start)
@@ -220,16 +227,16 @@ class Counters(MutableMapping[int, int]):
 
     @property
     def bias(self) -> int:
-        """What to add to gfn >> 18 for the number of its root entry."""
+        """What to add to gfn >> 16 for the number of its root entry."""
         return self.roots.start - self._base_root
 
     def _cell(self, gfn: int) -> int:
         """Return the place of a gfn's cell; one in leaf 0 when it was never counted, or lies outside."""
         table = self._table
-        place = (gfn >> 18) - self._base_root
+        place = (gfn >> NODE_SHIFT) - self._base_root
         if not 0 <= place < self.roots.length:
             return 0
-        return table.nodes[table.roots[self.roots.start + place] << 9 | (gfn >> 9 & 511)] << 9 | (gfn & 511)
+        return table.nodes[table.roots[self.roots.start + place] | (gfn >> 7 & 511)] | (gfn & 127)
 
     def get(self, index: int, default: Any = None) -> Any:
         """Return a counter, the default for one that is zero."""
@@ -247,15 +254,13 @@ class Counters(MutableMapping[int, int]):
         cell = self._cell(gfn)
         if cell < LEAF_PAGES:
             self.cover(gfn)
-            cell = self._table.link_leaf(self.bias + (gfn >> NODE_SHIFT), gfn) << LEAF_SHIFT | (gfn & _MASK)
+            cell = self._table.link_leaf(self.bias + (gfn >> NODE_SHIFT), gfn) | (gfn & LEAF_MASK)
         self._table.cells[cell] = count
 
     def bump(self, index: int, delta: int, most: int) -> bool:
         """Add delta to a counter of the range; False, and nothing is done, when it would leave 0..most."""
         table, gfn = self._table, self.base_gfn + index
-        cell = table.nodes[table.roots[self.roots.start - self._base_root + (gfn >> 18)] << 9 | (gfn >> 9 & 511)] << 9 | (
-            gfn & 511
-        )
+        cell = table.nodes[table.roots[self.roots.start - self._base_root + (gfn >> 16)] | (gfn >> 7 & 511)] | (gfn & 127)
         count = table.cells[cell] + delta
         if not 0 <= count <= most:
             return False

@@ -18,7 +18,7 @@ from replay.kvm.vm import Vm
 from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
 from replay.units import U16_MAX
 
-BULK_ROWS_LEAST: Final = 128
+BULK_ROWS_LEAST: Final = 64
 BULK_AFTER_ROWS: Final = 30_000
 _Fold = Callable[[Machine, Run, int], RunOutcome | None]
 _BULK: Final[list[_Fold]] = []
@@ -60,7 +60,7 @@ def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
     """Apply a run by the rule that is faster for it; both give the same. Raises EventError for a VM that is not there.
 
     The bulk rule needs numpy, which takes as long to import as the scalar rule takes for some ten thousand rows, so it waits
-    for as many, unless it is there already; and it costs as much a run as the scalar rule for a hundred rows.
+    for as many, unless it is there already; and it costs as much a run as the scalar rule for some fifty rows.
     Source: see the module.
     """
     machine.hot_rows += len(run)

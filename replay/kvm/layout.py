@@ -1,88 +1,111 @@
-"""Keep the memslots of an address space as numpy columns, for the bulk rule to look gfns up.
+"""Keep the memslots of address spaces as numpy columns, for the bulk rule to look gfns up.
 
 A layout is worked out when a long run needs it and kept until the slots, or the roots of their counters, change. Cost of
 working it out: about 0.3 us a slot. Source: struct kvm_memslots [6.1, 6.12] for what is looked up.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import attrs
 
-from replay.kvm.counters import NODE_SHIFT, Table
+from replay.kvm.counters import NODE_SHIFT, Counters, Roots, Table
 from replay.kvm.memslots import Memslots
 
 GFN_BITS: Final = 40
 """Bits of a gfn that any slot may hold: mmu.h kvm_mmu_max_gfn() [6.1, 6.12], 52 bits of address."""
+LIVE, GAP, NO_COUNTERS, OFF = 0, 1, 2, 3
+"""What a place is: a slot that counts, no slot, a slot without a write-track array, one while tracking is not enabled."""
+_NOWHERE: Final = -(1 << 60)
+"""Bias of what has no counters: its root is below 0, which stands for entry 0, where nothing is."""
 
 
 @attrs.define(eq=False)
 class SpaceLayout:
-    """The slots of one address space, by first gfn: ends are the first gfns behind them.
+    """The slots of one address space, by first gfn, as pairs of a slot and the gap behind it.
 
-    bias: what to add to gfn >> 18 for the root of its counter. array: the slot has a write-track array. shared: counters are
-    shared with other lanes.
+    edges: first gfns of both; bias: what to add to gfn >> 16 for the root of its counter; state: LIVE and so on, as if tracking
+    were enabled. counters: of the slots that have an array; roots: theirs.
     """
 
-    known: tuple[int, int]
-    bases: Any
-    ends: Any
+    generation: int
+    epoch: int
+    edges: Any
     bias: Any
-    array: Any
-    all_arrays: bool
-    shared: bool
+    state: Any
+    counters: list[Counters]
+    roots: list[Roots]
 
 
 def layout_of(space: Memslots, table: Table) -> SpaceLayout:
     """Return the layout of a space as it is now. Source: see the module."""
-    known = (space.generation, table.epoch)
     layout: SpaceLayout | None = space.layout
-    if layout is not None and layout.known == known:
-        return layout
+    if layout is not None and layout.generation == space.generation:
+        if layout.epoch != table.epoch and [counts.roots for counts in layout.counters] == layout.roots:
+            layout.epoch = table.epoch
+        if layout.epoch == table.epoch:
+            return layout
+    space.layout = layout = _layout_of(space, table)
+    return layout
+
+
+def _layout_of(space: Memslots, table: Table) -> SpaceLayout:
     import numpy as np
 
-    slots = space.by_base()
-    array = [slot.arch.gfn_write_track is not None for slot in slots]
-    bias = [slot.arch.counts.bias if there else 0 for slot, there in zip(slots, array, strict=True)]
-    space.layout = SpaceLayout(
-        known,
-        np.array([slot.base_gfn for slot in slots], np.int64),
-        np.array([slot.end_gfn for slot in slots], np.int64),
+    edges, bias, state = list[int](), list[int](), list[int]()
+    counters = []
+    for slot in space.by_base():
+        there = slot.arch.gfn_write_track is not None
+        edges += (slot.base_gfn, slot.end_gfn)
+        bias += (slot.arch.counts.bias if there else _NOWHERE, _NOWHERE)
+        state += (LIVE if there else NO_COUNTERS, GAP)
+        if there:
+            counters.append(slot.arch.counts)
+    return SpaceLayout(
+        space.generation,
+        table.epoch,
+        np.array(edges, np.int64),
         np.array(bias, np.int64),
-        np.array(array, bool),
-        all(array),
-        any(slot.arch.counts.roots.owners > 1 for slot in slots),
+        np.array(state, np.uint8),
+        counters,
+        [counts.roots for counts in counters],
     )
-    found: SpaceLayout = space.layout
-    return found
 
 
 @attrs.define(eq=False)
 class Layout:
-    """The slots of all address spaces of a run, one space after the other: space number << 40 is added to each gfn."""
+    """The slots of all address spaces of a run as places on one line: space number << shift is added to each gfn.
 
-    bases: Any
-    ends: Any
+    edges: where places begin: even ones are gaps between slots, odd ones slots. state: what each is (LIVE and so on). bias: by
+    place, what to add to a key >> 16 for its root.
+    """
+
+    spaces: Sequence[tuple[SpaceLayout, bool]]
+    shift: int
+    edges: Any
     bias: Any
-    array: Any
-    enabled: Any
-    plain: bool
-    """Every slot has its array, and tracking is enabled in all VMs."""
+    state: Any
+
+    def made_of(self, spaces: Sequence[tuple[SpaceLayout, bool]], shift: int) -> bool:
+        """Tell whether it is the layout of these spaces."""
+        return (
+            shift == self.shift
+            and len(spaces) == len(self.spaces)
+            and all(a[0] is b[0] and a[1] == b[1] for a, b in zip(spaces, self.spaces, strict=True))
+        )
 
 
-def joined(spaces: list[tuple[SpaceLayout, bool]]) -> Layout:
-    """Return the layouts of several spaces as one; each comes with whether tracking is enabled. Source: see the module."""
+def joined(spaces: Sequence[tuple[SpaceLayout, bool]], shift: int) -> Layout:
+    """Return the layouts of several spaces as one; each comes with whether tracking is enabled. Source: see the module.
+
+    shift: bits of a gfn, 0 for a single space; what lies beyond them is left out.
+    """
     import numpy as np
 
-    plain = all(enabled and layout.all_arrays for layout, enabled in spaces)
-    if len(spaces) == 1:
-        layout, enabled = spaces[0]
-        return Layout(layout.bases, layout.ends, layout.bias, layout.array, np.full(len(layout.bases), enabled), plain)
-    shift = [np.int64(number << GFN_BITS) for number in range(len(spaces))]
-    return Layout(
-        np.concatenate([layout.bases + more for (layout, _), more in zip(spaces, shift, strict=True)]),
-        np.concatenate([layout.ends + more for (layout, _), more in zip(spaces, shift, strict=True)]),
-        np.concatenate([layout.bias - (more >> NODE_SHIFT) for (layout, _), more in zip(spaces, shift, strict=True)]),
-        np.concatenate([layout.array for layout, _ in spaces]),
-        np.concatenate([np.full(len(layout.bases), enabled) for layout, enabled in spaces]),
-        plain,
-    )
+    edges, bias, state = [], [np.array([_NOWHERE])], [np.array([GAP], np.uint8)]
+    for number, (layout, enabled) in enumerate(spaces):
+        first = number << shift
+        edges.append(np.minimum(layout.edges, 1 << shift) + first if shift else layout.edges)
+        bias.append(layout.bias - (first >> NODE_SHIFT) if enabled else np.full(len(layout.bias), _NOWHERE))
+        state.append(layout.state if enabled else np.where(layout.state == GAP, np.uint8(GAP), np.uint8(OFF)))
+    return Layout(spaces, shift, np.concatenate(edges), np.concatenate(bias), np.concatenate(state))

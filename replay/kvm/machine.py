@@ -98,6 +98,8 @@ class Machine:
         self.vms: dict[int, Vm] = {}
         self.gone: dict[int, None] = {}
         self.hot_rows = 0
+        self.layout: Any = None
+        """What bulk.py has joined of the slots for its own use; see layout.py."""
 
     def step(self, event: Event, number: int) -> Outcome:
         """Apply one structural event; on a VM that is gone it does nothing and says so.

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.kvm.counters import LEAF_PAGES, NO_COUNTERS, Counters, Table
+from replay.kvm.counters import LEAF_PAGES, NO_COUNTERS, NODE_LEAVES, Counters, Table
 from replay.units import U16_MAX
 
 BASE = (1 << 18) - 700
-"""First gfn of the range: its first leaf and its first GiB are cut."""
+"""First gfn of the range: its first leaf and its first node are cut."""
 NPAGES = 1 << 19
 PLACES = (0, 1, 187, 188, 189, 699, 700, 701, LEAF_PAGES, 1 << 18, (1 << 18) + 700, NPAGES - 1)
 
@@ -89,8 +89,8 @@ class TestTable:
         for index in (0, 1 << 20, (1 << 31) - 1):
             counters[index] = 1
         assert len(table.cells) <= 17 * LEAF_PAGES
-        assert len(table.nodes) <= 4 * LEAF_PAGES
-        assert len(table.roots) == 1 << 13
+        assert len(table.nodes) <= 4 * NODE_LEAVES
+        assert len(table.roots) == 1 + (1 << 15)
 
     def test_leaves_come_back(self) -> None:
         """Leaves whose counters are zero again, or whose range is released, are used again."""

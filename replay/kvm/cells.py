@@ -1,0 +1,74 @@
+"""Read and write many counters at once, in the leaves that `counters` keeps: what numpy does there for the bulk rule.
+
+Views of the arrays live within one call only: an array that somebody looks at can not grow.
+Source: replay.kvm.counters.
+"""
+
+from typing import Any
+
+from replay.kvm.counters import LEAF_MASK, LEAF_PAGES, LEAF_SHIFT, NODE_MASK, NODE_SHIFT, Table
+
+
+def places_of(table: Table, bias: Any, keys: Any) -> tuple[Any, Any]:
+    """Return (root entry, cell) of each key; a cell below 128 stands for one that is not there. Source: see the module.
+
+    bias: what to add to key >> 16 for its root entry; entries below 0 name nothing.
+    """
+    import numpy as np
+
+    roots = keys >> NODE_SHIFT
+    roots += bias
+    homes = keys >> LEAF_SHIFT
+    homes &= NODE_MASK
+    homes += np.frombuffer(table.roots, np.int32).take(roots, mode="clip")
+    cells = keys & LEAF_MASK
+    cells += np.frombuffer(table.nodes, np.int32).take(homes)
+    return roots, cells
+
+
+def counts_at(table: Table, cells: Any) -> Any:
+    """Return the counters in cells. Source: see the module."""
+    import numpy as np
+
+    return np.frombuffer(table.cells, f"u{table.cells.itemsize}").take(cells)
+
+
+def write_counts(table: Table, roots: Any, cells: Any, keys: Any, counts: Any) -> None:
+    """Write counters, making leaves where there are none; the keys ascend within each root entry. Source: see the module."""
+    import numpy as np
+
+    if not len(cells):
+        return
+    if int(cells.min()) < LEAF_PAGES:
+        missing = (cells < LEAF_PAGES).nonzero()[0]
+        if _link(table, roots[missing], keys[missing]):
+            cells[missing] = _again(table, roots[missing], keys[missing])
+        else:
+            table.make_room(len(cells))  # takes back leaves that are zero: they may be among these
+            missing = (_again(table, roots, keys) < LEAF_PAGES).nonzero()[0]
+            _link(table, roots[missing], keys[missing])
+            cells = _again(table, roots, keys)
+    np.frombuffer(table.cells, f"u{table.cells.itemsize}")[cells] = counts
+
+
+def _again(table: Table, roots: Any, keys: Any) -> Any:
+    return places_of(table, roots - (keys >> NODE_SHIFT), keys)[1]
+
+
+def _link(table: Table, roots: Any, keys: Any) -> bool:
+    """Make the nodes and leaves that some counters lack; False when there are not enough leaves."""
+    import numpy as np
+
+    for root in roots[np.frombuffer(table.roots, np.int32).take(roots) == 0].tolist():
+        table.link_node(root)
+    homes = np.frombuffer(table.roots, np.int32).take(roots) + (keys >> LEAF_SHIFT & NODE_MASK)
+    first = np.empty(len(homes), bool)
+    first[0] = True
+    np.not_equal(homes[1:], homes[:-1], out=first[1:])
+    homes = homes[first]
+    if not table.has_room(len(homes)):
+        return False
+    leaves = np.array(table.take_leaves(len(homes)), np.int32)
+    np.frombuffer(table.nodes, np.int32)[homes] = leaves << LEAF_SHIFT
+    np.frombuffer(table.homes, np.int32)[leaves] = homes
+    return True
