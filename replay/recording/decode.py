@@ -7,7 +7,7 @@ when somebody looks: the engine never asks for times and line numbers of most ro
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import attrs
 
@@ -79,7 +79,7 @@ def cast(data: memoryview, width: int) -> memoryview:
 
 def check_narrow(data: memoryview, width: int, where: str) -> None:
     """Raise EventError unless a column needs its width and is not constant; costs about 1 ns a row."""
-    raw = bytes(data)
+    raw = data.tobytes()
     if raw[:width] == raw[-width:] and raw == raw[:width] * (len(raw) // width):
         raise EventError("a constant column that is spelled out", where=where, expected="its value once")
     if width > 1 and not any(any(raw[place::width]) for place in range(width // 2, width)):
@@ -93,15 +93,15 @@ def column_bytes(form: int, rows: int) -> int:
     return (form & 15) * rows
 
 
+_FORMS: Final = (*TYPECODES,)
+_NULLABLE_FORMS: Final = (*TYPECODES, *(width | NULLS for width in TYPECODES), 8 | NULLS | MASK)
+
+
 def check_form(form: object, where: str, *, nullable: bool) -> int:
     """Return the form when it is one of the known ones; raise EventError otherwise."""
-    known = [
-        *TYPECODES,
-        *((width | NULLS for width in TYPECODES) if nullable else ()),
-        *((8 | NULLS | MASK,) if nullable else ()),
-    ]
+    known = _NULLABLE_FORMS if nullable else _FORMS
     if type(form) is not int or form not in known:
-        raise EventError(f"column form {form!r}", where=where, expected=f"one of {known}")
+        raise EventError(f"column form {form!r}", where=where, expected=f"one of {list(known)}")
     return form
 
 
@@ -168,19 +168,19 @@ def _form_of(description: Any, where: str, *, nullable: bool) -> int | None:
 def _take(form: int, data: memoryview, at: int, rows: int, offset: int, where: str) -> tuple[memoryview, int]:
     """Return the bytes of a column and the place behind them; the padding before them must be zeros."""
     start = at + -(offset + at) % (form & 15)
-    end = start + column_bytes(form, rows)
+    end = start + (rows if form == 1 else column_bytes(form, rows))
     if end > len(data):
         raise EventError(f"a column that ends {end - len(data)} bytes behind its frame", where=where, expected="whole columns")
-    if any(data[at:start]):
+    if at != start and any(data[at:start]):
         raise EventError("padding that is not zero", where=where, expected="zeros")
     return data[start:end], end
 
 
 def decode_column(shape: Shape, description: Any, data: memoryview, at: int, rows: int, offset: int) -> tuple[Any, int]:
     """Return (column, place behind it) of one described column; raise EventError for any but its canonical form."""
-    where = f"run.{shape.name}"
     if shape.differences:
         return _differences(shape, description, data, at, rows, offset)
+    where = f"run.{shape.name}"
     form = _form_of(description, where, nullable=shape.nullable)
     if form is None:
         if not shape.holds(description):

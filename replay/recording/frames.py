@@ -151,6 +151,9 @@ def decode_frame(data: memoryview, head_bytes: int, rows: int, offset: int) -> R
     columns: dict[str, Any] = {}
     at = head_bytes
     for shape, description in zip(SHAPES, head[1:], strict=True):
+        if type(description) is not tuple and not shape.differences and shape.holds(description):
+            columns[shape.name] = Constant(description, rows)
+            continue
         columns[shape.name], at = decode_column(shape, description, data, at, rows, offset)
     if at != len(data):
         raise EventError(f"{len(data) - at} bytes after the last column", where="run", expected="none")
