@@ -9,7 +9,7 @@ from flips import OVERFLOW, Flip, Hand
 from flips_of_memory import function, method, number
 
 from replay.events import IdentityMapSet, NrMmuPagesSet, VcpuCreate, VmEnableCap
-from replay.kvm import fold, internal_slots, ioctls, machine, memory_region, mmu, page_track, set_memslot, vm
+from replay.kvm import internal_slots, ioctls, machine, memory_region, mmu, page_track, set_memslot, vm
 from replay.kvm.counters import Counters
 from replay.kvm.idhash import IdHash, bucket_of
 from replay.kvm.memslot import Memslot
@@ -155,19 +155,13 @@ def _floor(self: Counters, index: int, delta: int, most: int) -> bool:
 
 
 def _levels(more: int) -> Change:
-    true, fast = mmu.account_shadowed, fold._FastPath.account
-
-    def change(hand: Hand) -> None:
-        hand.everywhere(true, lambda of, as_id, gfn, level, delta: true(of, as_id, gfn, level + more, delta))
-        hand.put(fold._FastPath, "account", lambda self, as_id, gfn, level, delta: fast(self, as_id, gfn, level + more, delta))
-
-    return change
+    true = mmu.account_shadowed
+    return function(true, lambda of, as_id, gfn, level, delta: true(of, as_id, gfn, level + more, delta))
 
 
 def _account_in_0(hand: Hand) -> None:
-    true, fast = mmu.account_shadowed, fold._FastPath.account
+    true = mmu.account_shadowed
     hand.everywhere(true, lambda of, _as_id, gfn, level, delta: true(of, 0, gfn, level, delta))
-    hand.put(fold._FastPath, "account", lambda self, _as_id, gfn, level, delta: fast(self, 0, gfn, level, delta))
 
 
 def _move_counts(of: Vm, old: Memslot | None, new: Memslot, change: str) -> tuple[int, str]:
