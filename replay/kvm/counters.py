@@ -359,19 +359,19 @@ class Counters(MutableMapping[int, int]):
         return self._content() == other._content()  # noqa: SLF001  # another one of the same class
 
     def pages(self) -> list[tuple[int, "array[int]"]]:
-        """Return (gfn >> 9, the cells of its 512 gfns) of each 2 MiB page in which something is counted, in order."""
+        """Return (gfn >> 7, the cells of its 128 gfns) of each leaf in which something is counted, in order."""
         first, table = self._base_root << (NODE_SHIFT - LEAF_SHIFT), self._table
         found = ((first + page, table.leaf(leaf)) for page, leaf in table.leaves_of(self.roots))
         zeros = bytes(LEAF_PAGES * table.cells.itemsize)
         return [(page, cells) for page, cells in found if cells.tobytes() != zeros]
 
     def put_page(self, page: int, cells: "array[int]") -> None:
-        """Set all cells of a 2 MiB page of the range, which pages() gave, at once."""
+        """Set all cells of a leaf of the range, which pages() gave, at once."""
         gfn = page << LEAF_SHIFT
         self.own()
         self.cover(gfn)
-        leaf = self._table.link_leaf(self.bias + (gfn >> NODE_SHIFT), gfn)
-        self._table.cells[leaf << LEAF_SHIFT : (leaf + 1) << LEAF_SHIFT] = cells
+        first = self._table.link_leaf(self.bias + (gfn >> NODE_SHIFT), gfn)
+        self._table.cells[first : first + LEAF_PAGES] = cells
 
     @property
     def typecode(self) -> str:

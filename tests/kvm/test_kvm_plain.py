@@ -32,7 +32,12 @@ from replay.runs import Item, Run
 WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
     Machine: (
         {"vms", "gone", "allocator", "log"},
-        {"policy": "of the lane", "profile": "of the lane", "hot_rows": "when numpy pays, in this process"},
+        {
+            "policy": "of the lane",
+            "profile": "of the lane",
+            "hot_rows": "when numpy pays, in this process",
+            "layout": "of the bulk rule",
+        },
     ),
     Allocator: (
         {*plain.ALLOCATOR_PLAIN, "tallies", "write_track_by_vm", "injections"},
