@@ -41,34 +41,44 @@ def write_counts(table: Table, roots: Any, cells: Any, keys: Any, counts: Any) -
         return
     if int(cells.min()) < LEAF_PAGES:
         missing = (cells < LEAF_PAGES).nonzero()[0]
-        if _link(table, roots[missing], keys[missing]):
-            cells[missing] = _again(table, roots[missing], keys[missing])
-        else:
+        made = _link(table, roots[missing], keys[missing])
+        if made is None:
             table.make_room(len(cells))  # takes back leaves that are zero: they may be among these
-            missing = (_again(table, roots, keys) < LEAF_PAGES).nonzero()[0]
-            _link(table, roots[missing], keys[missing])
-            cells = _again(table, roots, keys)
+            cells = _linked(table, roots, keys)[1]
+            missing = (cells < LEAF_PAGES).nonzero()[0]
+            made = _link(table, roots[missing], keys[missing])
+        cells[missing] = made
     np.frombuffer(table.cells, f"u{table.cells.itemsize}")[cells] = counts
 
 
-def _again(table: Table, roots: Any, keys: Any) -> Any:
-    return places_of(table, roots - (keys >> NODE_SHIFT), keys)[1]
+def _linked(table: Table, roots: Any, keys: Any) -> tuple[Any, Any]:
+    """Return (place in nodes, cell) of keys whose root entries are known."""
+    import numpy as np
+
+    homes = keys >> LEAF_SHIFT
+    homes &= NODE_MASK
+    homes += np.frombuffer(table.roots, np.int32).take(roots)
+    cells = keys & LEAF_MASK
+    cells += np.frombuffer(table.nodes, np.int32).take(homes)
+    return homes, cells
 
 
-def _link(table: Table, roots: Any, keys: Any) -> bool:
-    """Make the nodes and leaves that some counters lack; False when there are not enough leaves."""
+def _link(table: Table, roots: Any, keys: Any) -> Any:
+    """Make the nodes and leaves that some counters lack and return their cells; None when there are not enough leaves."""
     import numpy as np
 
     for root in roots[np.frombuffer(table.roots, np.int32).take(roots) == 0].tolist():
         table.link_node(root)
-    homes = np.frombuffer(table.roots, np.int32).take(roots) + (keys >> LEAF_SHIFT & NODE_MASK)
+    homes, cells = _linked(table, roots, keys)
     first = np.empty(len(homes), bool)
-    first[0] = True
+    first[:1] = True
     np.not_equal(homes[1:], homes[:-1], out=first[1:])
-    homes = homes[first]
-    if not table.has_room(len(homes)):
-        return False
-    leaves = np.array(table.take_leaves(len(homes)), np.int32)
-    np.frombuffer(table.nodes, np.int32)[homes] = leaves << LEAF_SHIFT
-    np.frombuffer(table.homes, np.int32)[leaves] = homes
-    return True
+    new = homes[first]
+    if not table.has_room(len(new)):
+        return None
+    leaves = np.frombuffer(table.take_leaves(len(new)), np.int32)
+    np.frombuffer(table.homes, np.int32)[leaves] = new
+    leaves = leaves << LEAF_SHIFT
+    np.frombuffer(table.nodes, np.int32)[new] = leaves
+    cells += leaves.take(first.cumsum() - 1)
+    return cells

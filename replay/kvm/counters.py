@@ -113,9 +113,10 @@ class Table:
     def _sweep_many(self) -> None:
         import numpy as np  # a large table only
 
-        words = np.frombuffer(self.cells, np.uint64).reshape(len(self.homes), -1)
+        words = np.frombuffer(self.cells, np.uint64)
         homes = np.frombuffer(self.homes, np.int32)
-        leaves = np.flatnonzero((homes != 0) & (np.bitwise_or.reduce(words, axis=1) == 0))
+        firsts = np.arange(0, len(words), len(words) // len(homes))
+        leaves = np.flatnonzero((homes != 0) & (np.bitwise_or.reduceat(words, firsts) == 0))
         np.frombuffer(self.nodes, np.int32)[homes[leaves]] = 0
         homes[leaves] = 0
         self._free_leaves.frombytes(leaves.astype(np.int32).tobytes())
