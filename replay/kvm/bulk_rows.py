@@ -15,7 +15,7 @@ from replay.kvm.machine import Machine
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, reads_all_address_spaces
 from replay.kvm.vm import Vm
-from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, RUN_EVENTS_MAX, UNACCOUNT, Constant, Run
+from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, RUN_EVENTS_MAX, UNACCOUNT, Constant, Run, tally_long_by
 
 KIND_BITS: Final = 3
 KIND_MASK: Final = 7
@@ -44,6 +44,18 @@ def _kinds_of(run: Run) -> Any:
     column = run.kind
     raw = bytes([column.number]) * len(run) if isinstance(column, Constant) else column
     return np.frombuffer(raw if isinstance(raw, bytes | memoryview) else bytes(raw), np.uint8)
+
+
+def tally(column: memoryview) -> dict[int, int]:
+    """Return how many rows hold each number of a column of bytes, in order of the numbers. Source: none."""
+    import numpy as np
+
+    counts = np.bincount(np.frombuffer(column, np.uint8))
+    numbers = counts.nonzero()[0]
+    return dict(zip(numbers.tolist(), counts[numbers].tolist(), strict=True))
+
+
+tally_long_by(tally)  # this module is imported by those who have numpy
 
 
 @attrs.define(eq=False)
