@@ -67,8 +67,7 @@ def _link(table: Table, roots: Any, keys: Any) -> Any:
     """Make the nodes and leaves that some counters lack and return their cells; None when there are not enough leaves."""
     import numpy as np
 
-    for root in roots[np.frombuffer(table.roots, np.int32).take(roots) == 0].tolist():
-        table.link_node(root)
+    table.link_nodes(list(dict.fromkeys(roots[np.frombuffer(table.roots, np.int32).take(roots) == 0].tolist())))
     homes, cells = _linked(table, roots, keys)
     first = np.empty(len(homes), bool)
     first[:1] = True

@@ -132,15 +132,19 @@ class Table:
 
     def link_node(self, root: int) -> int:
         """Return the node of a root entry, making it if there is none."""
-        node = self.roots[root]
-        if not node:
-            if self._free_nodes:
-                node = self._free_nodes.pop()
-            else:
-                node = len(self.nodes)
-                self.nodes.frombytes(bytes(4 * NODE_LEAVES))
-            self.roots[root] = node
-        return node
+        if not self.roots[root]:
+            self.link_nodes([root])
+        return self.roots[root]
+
+    def link_nodes(self, roots: list[int]) -> None:
+        """Make the nodes of root entries that have none, each once."""
+        missing = len(roots) - len(self._free_nodes)
+        if missing > 0:
+            first = len(self.nodes)
+            self.nodes.frombytes(bytes(4 * NODE_LEAVES * missing))
+            self._free_nodes.extend(range(first, len(self.nodes), NODE_LEAVES))
+        for root in roots:
+            self.roots[root] = self._free_nodes.pop()
 
     def link_leaf(self, root: int, gfn: int) -> int:
         """Return the first cell of a gfn's leaf under a root entry, making the leaf if there is none."""
