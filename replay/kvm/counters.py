@@ -130,12 +130,6 @@ class Table:
         self._free_roots.setdefault(roots.length, []).append(roots.start)
         roots.start, roots.length = made.start, length
 
-    def link_node(self, root: int) -> int:
-        """Return the node of a root entry, making it if there is none."""
-        if not self.roots[root]:
-            self.link_nodes([root])
-        return self.roots[root]
-
     def link_nodes(self, roots: list[int]) -> None:
         """Make the nodes of root entries that have none, each once."""
         missing = len(roots) - len(self._free_nodes)
@@ -148,7 +142,9 @@ class Table:
 
     def link_leaf(self, root: int, gfn: int) -> int:
         """Return the first cell of a gfn's leaf under a root entry, making the leaf if there is none."""
-        home = self.link_node(root) | (gfn >> LEAF_SHIFT & NODE_MASK)
+        if not self.roots[root]:
+            self.link_nodes([root])
+        home = self.roots[root] | (gfn >> LEAF_SHIFT & NODE_MASK)
         cell = self.nodes[home]
         if not cell:
             leaf = self.take_leaves(1)[0]
