@@ -14,6 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from c_limit import c_loop
+from fleets import fleets
+from imports import imports
 from measure import (
     Case,
     comparison,
@@ -29,6 +31,7 @@ from measure import (
     start_up,
     write_items,
 )
+from peers import peers
 from workloads import LARGE, Profile, Workload
 
 TWO = ("eager", "on-demand")
@@ -148,6 +151,21 @@ def memory(folder: Path, args: argparse.Namespace) -> None:
         sys.stdout.flush()
 
 
+def importing(folder: Path, args: argparse.Namespace) -> None:
+    """Measure (e): import of text."""
+    imports(folder, args.lines, args.rounds)
+
+
+def fleet(folder: Path, args: argparse.Namespace) -> None:
+    """Measure (h): many recordings."""
+    fleets(folder, args.fleet, args.rounds)
+
+
+def peer(folder: Path, args: argparse.Namespace) -> None:
+    """Measure (i): other tools."""
+    peers(folder, min(args.events, 200_000), args.rounds, args.ctf)
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "real": real_profile,
     "synthetic": main_profile,
@@ -155,6 +173,9 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "scalar": scalar,
     "start": starts,
     "memory": memory,
+    "imports": importing,
+    "fleet": fleet,
+    "peers": peer,
 }
 
 
@@ -165,6 +186,9 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="a real .kvmr recording to measure as well")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds, of which the best counts")
     parser.add_argument("--memory", type=int, nargs="*", default=[1_000_000, 10_000_000], help="lengths for (g)")
+    parser.add_argument("--lines", type=int, default=400_000, help="lines of each text of (e)")
+    parser.add_argument("--fleet", type=int, default=1000, help="recordings of (h)")
+    parser.add_argument("--ctf", type=Path, help="a CTF trace for babeltrace2 in (i)")
     parser.add_argument("--only", nargs="*", choices=tuple(PARTS), default=tuple(PARTS), help="parts to run")
     args = parser.parse_args()
     print(f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine()}, best of {args.rounds} interleaved rounds")
