@@ -12,28 +12,34 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import BaseContext
 from typing import Final
 
 from replay.errors import WorkerError
 from replay.fleet.work import Question, Result, lost, replay_chunk
+from replay.kvm.fold import use_bulk
 
 TRIES: Final = 3
 """How often a recording may take its process down before it is given up."""
 DEATHS_MOST: Final = 12
 """Pools that may break in a row without a single result in between: then it is not the recordings."""
 CHUNK_FILES: Final = 16
+MANY_FILES: Final = 64
+"""Recordings for a process from which on numpy is loaded at its start: a small recording alone is not worth it."""
 Chunk = tuple[str, ...]
 Answer = tuple[str, list[Result]]
 Work = Callable[[Sequence[str], Question, frozenset[str]], Answer]
 _preset: dict[str, tuple[Work, Question, frozenset[str]]] = {}
 
 
-def _start(work: Work, question: Question, known: frozenset[str]) -> None:
+def _start(work: Work, question: Question, known: frozenset[str], *, many: bool) -> None:
     """Prepare a process: interruptions are the parent's business, and it does not outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _preset["job"] = work, question, known
+    if many:
+        use_bulk()
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -74,7 +80,10 @@ class LocalPool:
         work = _Work([tuple(paths[first : first + size]) for first in range(0, len(paths), size)])
         while work.left:
             executor = ProcessPoolExecutor(
-                self._jobs, mp_context=_context(), initializer=_start, initargs=(self._work, question, known)
+                self._jobs,
+                mp_context=_context(),
+                initializer=partial(_start, many=len(paths) >= MANY_FILES * self._jobs),
+                initargs=(self._work, question, known),
             )
             try:
                 yield from _until_broken(executor, work, 2 * self._jobs)

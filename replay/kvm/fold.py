@@ -105,6 +105,11 @@ def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
     return fold_run(machine, run, first)
 
 
+def use_bulk() -> None:
+    """Load the bulk rule now, for processes that fold so many recordings that numpy pays in any case."""
+    _bulk()
+
+
 def _bulk() -> _Fold:
     """Return the bulk rule; numpy is imported when it is asked for the first time."""
     if not _BULK:
