@@ -106,7 +106,10 @@ def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
 
 
 def use_bulk() -> None:
-    """Load the bulk rule now, for processes that fold so many recordings that numpy pays in any case."""
+    """Load the bulk rule now, for processes that fold so many recordings that numpy pays in any case.
+
+    Source: see the module.
+    """
     _bulk()
 
 

@@ -49,11 +49,10 @@ def fleets(folder: Path, count: int, rounds: int, events: int = 2000) -> None:
         best = min(in_process_ms(paths) for _ in range(rounds))
         print(f"  {profile:38} {best:9.2f} ms a recording, {1000 * best / events:6.2f} us an event")
     paths = made(folder / "many", "shadow", count, events)
-    best = {1: float("inf"), 2: float("inf")}
+    walls = {1: float("inf"), 2: float("inf")}
     for number in range(rounds):
-        for jobs in best:
-            database = folder / f"{number}-{jobs}.sqlite"
-            best[jobs] = min(best[jobs], seconds(paths, database, jobs))
-    for jobs, taken in best.items():
+        for jobs, before in tuple(walls.items()):
+            walls[jobs] = min(before, seconds(paths, folder / f"{number}-{jobs}.sqlite", jobs))
+    for jobs, taken in walls.items():
         print(f"  {f'{count:,} recordings, processes: {jobs}':38} {taken:9.2f} s, {1000 * taken / count:6.2f} ms a recording")
-    print(f"  {'two processes against one':38} {best[1] / best[2]:9.2f} x")
+    print(f"  {'two processes against one':38} {walls[1] / walls[2]:9.2f} x")

@@ -53,7 +53,7 @@ def sqlite_case(rows: list[Row]) -> list[Case]:
         opened[0].commit()
 
     def ask() -> int:
-        return max(size for _time, size in opened[0].execute(QUESTION))
+        return max(int(size) for _time, size in opened[0].execute(QUESTION))
 
     return [Case("sqlite3: load rows", len(rows), load), Case("sqlite3: ask", len(rows), ask)]
 
@@ -75,7 +75,7 @@ def duckdb_case(rows: list[Row], folder: Path) -> list[Case]:
         database.execute(f"COPY event FROM '{table}' (FORMAT csv, HEADER false)")
 
     def ask() -> int:
-        return max(size for _time, size in database.execute(QUESTION).fetchall())
+        return max(int(size) for _time, size in database.execute(QUESTION).fetchall())
 
     return [Case("duckdb: load csv, one thread", len(rows), load), Case("duckdb: ask", len(rows), ask)]
 

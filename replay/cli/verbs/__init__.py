@@ -23,7 +23,6 @@ from replay.cli.verbs.state import STATE
 from replay.cli.verbs.verify import VERIFY
 
 VERBS: Final[tuple[Verb, ...]] = (
-    *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, LIVE, STATE, BLAME, COST, POLICIES_VERB, INDEX, VERIFY, RECOVER, PACK),
-    *(GENERATE, FLEET),
-    GOLDEN,
+    *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, GOLDEN, LIVE, STATE, BLAME, COST, POLICIES_VERB, INDEX),
+    *(VERIFY, RECOVER, PACK, GENERATE, FLEET),
 )
