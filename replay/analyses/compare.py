@@ -14,7 +14,7 @@ from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonRe
 from replay.analyses.exposure import ExposureTally
 from replay.analyses.findings import CLASSES, strength
 from replay.analyses.hazards import Hazards
-from replay.analyses.order_report import DEFAULT_BUDGET, OrderGroup
+from replay.analyses.order_report import DEFAULT_BUDGET, REORDERED, OrderGroup
 from replay.analyses.orders import Orders
 from replay.analyses.pair import Pair
 from replay.analyses.uncertainty import Doubts
@@ -91,9 +91,10 @@ class Comparison:
         self._stream = stream
         self.lanes = list(lanes)
         header = stream.header
-        self._pairs = [Pair(lanes[0], other, header) for other in lanes[1:]]
+        self._replayed: dict[int, int] = {}  # see Ledger
+        self._pairs = [Pair(lanes[0], other, header, replayed=self._replayed) for other in lanes[1:]]
         self._hazards = [Hazards((pair.reference, pair.other), header, pair.ledger.add) for pair in self._pairs]
-        self._doubts = Doubts(lanes, header.machine)
+        self._doubts = Doubts(lanes, header.machine, self._replayed)
         self._agreements = Agreements(lanes)
         self._exposures = [ExposureTally() for _ in lanes]
         self._checked = [0] * len(lanes)
@@ -120,6 +121,8 @@ class Comparison:
     def order(self, group: OrderGroup) -> None:
         """Take what was found of calls that overlap in time."""
         self._doubts.order(group)
+        if group.fits == REORDERED:
+            self._replayed.update(zip(group.chosen, group.events, strict=True))
 
     def _run(self, step: RunStep) -> None:
         self._census.run(step, nested_only=self._nested_only)

@@ -4,7 +4,7 @@ A finding stands behind the horizon when it begins after an event whose result o
 there on userspace would have acted otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -29,9 +29,15 @@ class Entry:
 class Ledger:
     """The findings of one pair."""
 
-    def __init__(self, horizon: Callable[[], int | None], kept: int = FINDINGS_KEPT) -> None:
-        """horizon: event of the first differing result that is known by now, None while there is none."""
+    def __init__(
+        self, horizon: Callable[[], int | None], kept: int = FINDINGS_KEPT, replayed: Mapping[int, int] | None = None
+    ) -> None:
+        """horizon: event of the first differing result that is known by now, None while there is none.
+
+        replayed: events that were replayed in the place of another one, by number, with the number of that one.
+        """
         self._horizon = horizon
+        self._replayed = {} if replayed is None else replayed
         self._kept_most = kept
         self._entries: dict[str, list[Entry]] = {}
         self._counts: dict[str, ClassCount] = {}
@@ -40,7 +46,7 @@ class Ledger:
     def add(self, finding: Finding) -> Entry:
         """Take a finding; the entry may be changed later."""
         limit = self._horizon()
-        if limit is not None and finding.event > limit:
+        if limit is not None and self.place(finding.event) > self.place(limit):
             finding = attrs.evolve(finding, behind_horizon=True)
         entry = Entry(finding)
         entries = self._entries.setdefault(finding.divergence, [])
@@ -50,6 +56,10 @@ class Ledger:
             self.omitted += 1
             self._count(self._counts, finding)
         return entry
+
+    def place(self, event: int) -> int:
+        """Return a number that grows along the replay: that of the event, but for those that were replayed elsewhere."""
+        return self._replayed.get(event, event)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the findings that are kept, by event."""

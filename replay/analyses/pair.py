@@ -1,7 +1,7 @@
 """Hold one lane against the reference lane, event by event, and make findings of what differs."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from replay.analyses.arrays import ArrayTracker, Surroundings, made_alike
@@ -32,7 +32,15 @@ _NEVER_ENABLED: Final = "not enabled, as nothing was registered and no shadow ro
 class Pair:
     """The reference lane and one other lane; `ledger` has the findings."""
 
-    def __init__(self, reference: Lane, other: Lane, header: Header, *, kept: int = FINDINGS_KEPT) -> None:
+    def __init__(
+        self,
+        reference: Lane,
+        other: Lane,
+        header: Header,
+        *,
+        kept: int = FINDINGS_KEPT,
+        replayed: Mapping[int, int] | None = None,
+    ) -> None:
         self.reference, self.other = reference, other
         self._header = header
         self._names = (reference.name, other.name)
@@ -41,7 +49,7 @@ class Pair:
         """One of the two is no kernel: arrays alone are compared."""
         self._rows: dict[int, str] = {}  # VM -> catalogue row of what parted it
         self._horizon: int | None = None
-        self.ledger = Ledger(self._limit, kept)
+        self.ledger = Ledger(self._limit, kept, replayed)
         self._arrays = ArrayTracker(
             Surroundings(
                 self._names,
@@ -98,7 +106,7 @@ class Pair:
     def _limit(self) -> int | None:
         """Return the first event at which userspace would have acted otherwise under one of the two lanes."""
         lanes = [lane.horizon.event for lane in (self.reference, self.other) if lane.horizon is not None and not lane.factual]
-        return min([*lanes, *([] if self._horizon is None else [self._horizon])], default=None)
+        return min([*lanes, *([] if self._horizon is None else [self._horizon])], key=self.ledger.place, default=None)
 
     def _row_rule(self, row: str) -> tuple[str, Rule]:
         """Return the catalogue row that stands, and its rule: lanes that differ in more than the policy have no row."""

@@ -3,7 +3,7 @@
 "Cannot tell" is a verdict of its own: a recording that lacks what the answer needs must not say "no divergence".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from replay.analyses.findings import Uncertainty
@@ -28,8 +28,9 @@ _SURE: Final = frozenset({MemslotSet})
 class Doubts:
     """Collect uncertainties while a recording is replayed; the same doubt of the same VM is counted, not repeated."""
 
-    def __init__(self, lanes: Sequence[Lane], machine: Machine) -> None:
-        """machine: the recorded one; what is not known of it matters where the model must guess."""
+    def __init__(self, lanes: Sequence[Lane], machine: Machine, replayed: Mapping[int, int] | None = None) -> None:
+        """machine: the recorded one; what is not known of it matters where the model must guess. replayed: see `Ledger`."""
+        self._replayed = {} if replayed is None else replayed
         self._lanes = lanes
         self._machine = machine
         self._tdp_unknown = machine.tdp is None and any(lane.profile.tdp for lane in lanes)
@@ -91,7 +92,10 @@ class Doubts:
     def _speaks(self, index: int, event: int) -> bool:
         """Tell whether what a lane lacks at an event is lacking in the recording: behind its horizon it is not."""
         lane = self._lanes[index]
-        return lane.factual or lane.horizon is None or event <= lane.horizon.event
+        if lane.factual or lane.horizon is None:
+            return True
+        horizon = lane.horizon.event
+        return self._replayed.get(event, event) <= self._replayed.get(horizon, horizon)
 
     def _lost(self, event: Lost, number: int) -> None:
         count = 1 if event.count is None else event.count

@@ -1,14 +1,15 @@
 """Copy some VMs of a machine, so that calls can be tried on the copy, and say what of a copy decides later answers.
 
-A copy shares nothing that a structural event changes. It does not carry the counters of gfns: no result of a structural event
-depends on them, and they can be large. Source: none in the kernel; the fields are those of `Vm`, `Memslots` and `Memslot`.
+A copy shares nothing that a structural event changes. It does not carry the counters of gfns, which can be large, nor totals of
+bytes: no result of a structural event depends on them.
+Source: none in the kernel; the fields are those of `Vm`, `Memslots` and `Memslot`.
 """
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from replay.kvm.allocator import Allocation, Allocator
+from replay.kvm.allocator import Allocation, Allocator, Tally
 from replay.kvm.counters import NO_COUNTERS, Counters, Table
 from replay.kvm.kernel_log import KernelLog
 from replay.kvm.machine import Machine
@@ -16,10 +17,11 @@ from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.state import VM_FIELDS
 from replay.kvm.vm import Vm
+from replay.kvm.vmalloc import Cost
 
 
 def fork(machine: Machine, numbers: Iterable[int]) -> Machine:
-    """Return a copy of a machine with some of its VMs, all counters zero. Cost: some microseconds a memslot.
+    """Return a copy of a machine with some of its VMs, all counters and totals zero. Cost: some microseconds a memslot.
 
     Source: see the module.
     """
@@ -33,11 +35,24 @@ def fork(machine: Machine, numbers: Iterable[int]) -> Machine:
 
 def _fork_allocator(allocator: Allocator) -> Allocator:
     twin = copy.copy(allocator)
-    twin.tallies = {array: copy.copy(tally) for array, tally in allocator.tallies.items()}
-    twin.write_track_by_vm = {vm: copy.copy(tally) for vm, tally in allocator.write_track_by_vm.items()}
+    twin.tallies = dict.fromkeys(allocator.tallies, _UNCOUNTED)
+    twin.write_track_by_vm = dict.fromkeys(allocator.write_track_by_vm, _UNCOUNTED)
     twin.injections = [copy.copy(injection) for injection in allocator.injections]
     twin.counters, twin.driver_counts = Table(), Table("I")
     return twin
+
+
+class _Uncounted(Tally):
+    """Totals that nobody asks for. Source: none in the kernel."""
+
+    def take(self, _cost: Cost) -> None:
+        """Count nothing. Source: none in the kernel."""
+
+    def give_back(self, _cost: Cost) -> None:
+        """Count nothing. Source: none in the kernel."""
+
+
+_UNCOUNTED: Final[Tally] = _Uncounted()
 
 
 def _fork_vm(vm: Vm, machine: Machine) -> Vm:
@@ -56,10 +71,20 @@ def _fork_space(space: Memslots, nr_as_ids: int, table: Table) -> Memslots:
 
 
 def _fork_slot(slot: Memslot, table: Table) -> Memslot:
-    twin, arch = copy.copy(slot), slot.arch
+    arch = slot.arch
     counts = NO_COUNTERS if arch.counts is NO_COUNTERS else Counters(table, slot.base_gfn, slot.npages)
-    twin.arch = Arch(list(arch.rmap), list(arch.lpage_info), arch.gfn_write_track, counts)
-    return twin
+    return Memslot(
+        slot.as_id,
+        slot.id,
+        slot.base_gfn,
+        slot.npages,
+        slot.flags,
+        slot.userspace_addr,
+        slot.born,
+        slot.object,
+        Arch(list(arch.rmap), list(arch.lpage_info), arch.gfn_write_track, counts),
+        slot.dirty_bitmap,
+    )
 
 
 def answers_of(machine: Machine, numbers: Iterable[int], *, sites: bool) -> tuple[Any, ...]:

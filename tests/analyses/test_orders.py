@@ -306,6 +306,18 @@ class TestCompare:
         assert report.orders is not None
         assert (report.orders.unjudged, report.orders.reordered) == (1, 0)
 
+    def test_horizon_in_a_group(self) -> None:
+        """What comes behind the horizon in the order that is replayed stands behind it, though its number is smaller."""
+        fails = AllocFail(vm=0, site="gfn_write_track", count=0)
+        plain, moved = compared(fails, *RIVALS), compared(fails, *reversed(RIVALS))
+        assert only(moved).chosen == (3, 2)
+        for report, first, second in ((plain, 2, 3), (moved, 3, 2)):
+            horizon = report.lanes[0].horizon
+            assert horizon is not None
+            assert horizon.event == first
+            found = {(one.event, one.divergence, one.behind_horizon) for one in report.pairs[0].findings}
+            assert found == {(first, "bytes-only", True), (first, "enomem-gone", False), (second, "result-differs", True)}
+
     def test_findings_name_recorded_events(self) -> None:
         """Findings carry the numbers of the recording, not the places of the order that was chosen."""
         behind = slot(5, npages=4096, **at(1, 300, 400))
