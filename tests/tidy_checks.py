@@ -40,6 +40,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         *(*VOCABULARY, "schema", "recording", "sources", "live", "record", "generate", "fleet"),
         *("kvm", "engine", "analyses", "report", "policy_file", "golden"),
     ),
+    "pytest_plugin": (*VOCABULARY, "kvm", "engine", "analyses", "report", "policy_file", "golden"),
     "__main__": ("cli",),
 }
 """Room -> rooms that it may import from. A change here is a change of the architecture: docs/architecture.md says it too."""

@@ -12,7 +12,7 @@ LEFTOVERS: Final = tuple("".join(parts) for parts in (("TO", "DO"), ("FIX", "ME"
 MACHINE_PATHS: Final = tuple("/".join(parts) for parts in (("", "work", ""), ("", "root", ""), ("", "home", ""), ("shared", "")))
 GOLDEN: Final = ".golden.txt"
 RECORDINGS: Final = (".kvmr", ".jsonl")
-ENTRY_POINTS: Final = frozenset({"replay", "replay.__main__", "replay.cli"})
+ENTRY_POINTS: Final = frozenset({"replay", "replay.__main__", "replay.cli", "replay.pytest_plugin"})
 
 NOT_OF_THE_KERNEL: Final = {
     "replay.kvm.fold.fold_run": "hands rows to functions that cite",

@@ -18,7 +18,8 @@ Pair = tuple[Entry | None, Entry | None]
 def differences(old: Parsed, new: Parsed, *, events_too: bool) -> list[GoldenDifference]:
     """Return where two golden files differ, in their order. events_too: the events are an answer too, not what people wrote.
 
-    A digest that differs is shown when nothing else does. Cost: O(lines), one look at each line of either.
+    Of each question the findings come first. A digest that differs is shown when nothing else does. Cost: O(lines), one look at
+    each line of either.
     """
     found = list(_of_events(old, new)) if events_too else []
     groups: dict[Path, list[Pair]] = {}
@@ -33,7 +34,8 @@ def differences(old: Parsed, new: Parsed, *, events_too: bool) -> list[GoldenDif
     found += [_difference(group, pairs) for group, pairs in groups.items()]
     said = {difference.question for difference in found}
     found += [_difference(_group(e.path), [pair]) for pair in digests if (e := pair[0] or pair[1]) and e.path[0] not in said]
-    return found
+    order = {question: place for place, question in enumerate(dict.fromkeys(difference.question for difference in found))}
+    return sorted(found, key=lambda difference: (order[difference.question], difference.event is None))
 
 
 def _pairs(old: Parsed, new: Parsed, *, events_too: bool) -> Iterator[Pair]:
