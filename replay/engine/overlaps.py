@@ -45,25 +45,27 @@ ROWS_HELD_MOST: Final = 4 * 16384
 EVERY_VM: Final = -1
 """Key of the calls of all VMs, where they share an allocator's limits."""
 
-_CALLS: Final = (
-    MemslotSet,
-    DirtyLogGet,
-    DirtyLogClear,
-    NotifierRegister,
-    NotifierUnregister,
-    ShadowRootAlloc,
-    TssSet,
-    VcpuCreate,
-    VmEnableCap,
-    IrqchipCreate,
-    IdentityMapSet,
-    NrMmuPagesSet,
-    GuestMemfdCreate,
+_CALLS: Final = frozenset(
+    {
+        MemslotSet,
+        DirtyLogGet,
+        DirtyLogClear,
+        NotifierRegister,
+        NotifierUnregister,
+        ShadowRootAlloc,
+        TssSet,
+        VcpuCreate,
+        VmEnableCap,
+        IrqchipCreate,
+        IdentityMapSet,
+        NrMmuPagesSet,
+        GuestMemfdCreate,
+    }
 )
 """Calls whose place is open between entry and exit; those that are not here keep their recorded place."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Span:
     """The time in which a call took effect, and its thread."""
 
@@ -74,7 +76,7 @@ class Span:
 
 def span_of(event: Event) -> Span | None:
     """Return the time span of a call, None for what keeps its place."""
-    if not isinstance(event, _CALLS) or not isinstance(event, VmCall):
+    if type(event) not in _CALLS or not isinstance(event, VmCall):
         return None
     if event.enter_time_ns is None or event.time_ns is None or event.task is None or event.enter_time_ns > event.time_ns:
         return None
@@ -162,6 +164,8 @@ class Overlaps:
         self._ended = self._shared = self._stale = False
         self._settled: dict[int, None] = {}
         self._reach: dict[int, int] = {}  # by VM: when the last call returned whose place is settled
+        self._read_reach: dict[int, int] = {}  # by VM: when the last call returned that was read
+        self._tangled: dict[int, int] = {}  # by VM: place of the last call that overlaps an earlier one
         self._pieces: dict[int, list[Piece]] = {}
         self._starts: dict[int, tuple[int, Unit]] = {}
 
@@ -188,8 +192,27 @@ class Overlaps:
             self._places += 1
             self._numbers += held.rows or 1
             self._rows += held.rows
-            self._shared |= _shares(item)
+            if _shares(item):
+                self._share()
+            if held.span is not None:
+                self._note(held, held.span)
             self._stale = True
+
+    def _note(self, held: Held, span: Span) -> None:
+        """Note whether a call was entered before all that were read earlier had returned."""
+        key = self._keys(held)[0]
+        before = self._read_reach.get(key)
+        if before is not None and span.enter_ns < before:
+            self._tangled[key] = held.place
+        if before is None or span.exit_ns > before:
+            self._read_reach[key] = span.exit_ns
+
+    def _share(self) -> None:
+        """Take all VMs for one from here on."""
+        self._shared = True
+        for table in (self._reach, self._read_reach, self._tangled):
+            if table:
+                table[EVERY_VM] = max(table.values())
 
     @property
     def _full(self) -> bool:
@@ -197,6 +220,8 @@ class Overlaps:
 
     def _pass(self, head: Held) -> None:
         """Note that an item was handed on."""
+        for key in [key for key, last in self._tangled.items() if last <= head.place] if self._tangled else ():
+            del self._tangled[key]
         if head.place in self._settled:
             del self._settled[head.place]
         elif head.span is not None:
@@ -216,7 +241,7 @@ class Overlaps:
 
         A unit of one call is returned only when it overlaps a call past which it is not moved.
         """
-        if head.span is None or head.place in self._settled:
+        if not self._tangled or head.span is None or head.place in self._settled:
             return None
         while True:
             if self._stale:
@@ -262,34 +287,17 @@ class Overlaps:
         """Work out the units of what is held, of VMs in which something overlaps."""
         self._stale = False
         self._pieces, self._starts = {}, {}
-        stretches: dict[int, list[_Stretch | Held]] = {key: [] for key in self._tangled(head)}
+        stretches: dict[int, list[_Stretch | Held]] = {key: [] for key in self._tangled}
         for held in (head, *self._held) if stretches else ():
             if held.place not in self._settled:
                 for key in self._keys(held, stretches):
                     if key in stretches:
                         _append(stretches[key], held)
         for key, found in stretches.items():
-            self._pieces[key] = pieces = list(_pieces(found, self._reached(key)))
+            self._pieces[key] = pieces = list(_pieces(found, self._reach.get(key)))
             for piece in pieces:
                 if isinstance(piece, Unit) and (len(piece.places) > 1 or piece.untried):
                     self._starts[piece.places[0]] = key, piece
-
-    def _tangled(self, head: Held) -> dict[int, None]:
-        """Return the VMs in which a call was entered before all earlier ones had returned."""
-        found: dict[int, None] = {}
-        reach: dict[int, int] = {}
-        for held in (head, *self._held):
-            if held.span is None or held.place in self._settled:
-                continue
-            (key,) = self._keys(held)
-            before = reach[key] if key in reach else self._reached(key)
-            if before is not None and held.span.enter_ns < before:
-                found[key] = None
-            reach[key] = held.span.exit_ns if before is None else max(before, held.span.exit_ns)
-        return found
-
-    def _reached(self, key: int) -> int | None:
-        return max(self._reach.values(), default=None) if key == EVERY_VM else self._reach.get(key)
 
 
 def held_of(place: int, number: int, item: Item) -> Held:

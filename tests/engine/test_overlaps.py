@@ -80,6 +80,12 @@ class TestUnits:
         events = [sharing, *(call(n, 0, 10, vm=n % 2) for n in range(4))]
         assert [(key, one.numbers) for key, one in keyed(events)] == [(EVERY_VM, (1, 2, 3, 4))]
 
+    def test_shared_from_here_on(self) -> None:
+        """Calls that overlap before VMs share anything are found as well, and so are those behind."""
+        before, behind = [call(n, 0, 10) for n in range(2)], [call(n, 20, 30, vm=n % 2) for n in range(2)]
+        found = keyed([*before, MemoryLimit(limit_pages=5), *behind])
+        assert [(key, one.numbers) for key, one in found] == [(EVERY_VM, (0, 1)), (EVERY_VM, (3, 4))]
+
     @pytest.mark.parametrize("harmless", [MemoryLimit(limit_pages=None), AllocFail(vm=0), AllocFail(off=True), Mark(text="x")])
     def test_not_shared(self, harmless: Event) -> None:
         """A limit that is lifted, or an injection for one VM, leaves them apart."""
