@@ -123,7 +123,7 @@ class _Count:
             ends += change
         end = ends.astype(start.dtype)
         changed = (end != start).nonzero()[0]
-        write_counts(table, roots.take(changed), cells.take(changed), order.keys.take(changed), end.take(changed))
+        write_counts(table, roots, cells, order.keys, end, changed)
         if held is not None:
             held.write(ends)
 
@@ -319,6 +319,4 @@ class _Held:
         """Write what is held after the run; ends: the values at the end of each of the run's counters."""
         end = (ends.take(self.chosen) >> _HELD_SHIFT).astype(self.start.dtype)
         changed = (end != self.start).nonzero()[0]
-        write_counts(
-            self._table, self._roots.take(changed), self._cells.take(changed), self._keys.take(changed), end.take(changed)
-        )
+        write_counts(self._table, self._roots, self._cells, self._keys, end, changed)

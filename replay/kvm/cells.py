@@ -33,22 +33,28 @@ def counts_at(table: Table, cells: Any) -> Any:
     return np.frombuffer(table.cells, f"u{table.cells.itemsize}").take(cells)
 
 
-def write_counts(table: Table, roots: Any, cells: Any, keys: Any, counts: Any) -> None:
-    """Write counters, making leaves where there are none; the keys ascend within each root entry. Source: see the module."""
+def write_counts(table: Table, roots: Any, cells: Any, keys: Any, counts: Any, changed: Any) -> None:
+    """Write the counters that changed, making leaves where there are none. Source: see the module.
+
+    changed: which of them; the keys ascend within each root entry.
+    """
     import numpy as np
 
-    if not len(cells):
+    if not len(changed):
         return
-    if int(cells.min()) < LEAF_PAGES:
-        missing = (cells < LEAF_PAGES).nonzero()[0]
-        made = _link(table, roots[missing], keys[missing])
+    places = cells.take(changed)
+    if int(places.min()) < LEAF_PAGES:
+        missing = (places < LEAF_PAGES).nonzero()[0]
+        some = changed.take(missing)
+        made = _link(table, roots.take(some), keys.take(some))
         if made is None:
-            table.make_room(len(cells))  # takes back leaves that are zero: they may be among these
-            cells = _linked(table, roots, keys)[1]
-            missing = (cells < LEAF_PAGES).nonzero()[0]
-            made = _link(table, roots[missing], keys[missing])
-        cells[missing] = made
-    np.frombuffer(table.cells, f"u{table.cells.itemsize}")[cells] = counts
+            table.make_room(len(changed))  # takes back leaves that are zero: they may be among these
+            places = _linked(table, roots.take(changed), keys.take(changed))[1]
+            missing = (places < LEAF_PAGES).nonzero()[0]
+            some = changed.take(missing)
+            made = _link(table, roots.take(some), keys.take(some))
+        places[missing] = made
+    np.frombuffer(table.cells, f"u{table.cells.itemsize}")[places] = counts.take(changed)
 
 
 def _linked(table: Table, roots: Any, keys: Any) -> tuple[Any, Any]:

@@ -27,8 +27,8 @@ _SLOTS: Final = range(NODE_LEAVES)
 _LEAVES_LEAST: Final = 16
 _LEAVES_MOST: Final = 1 << 24
 """What names of 32 bits can tell apart: 4 GiB of counters."""
-_SWEPT_BY_NUMPY: Final = 4096
-"""A table of more leaves than this is swept by numpy: it holds counters of 2 GiB."""
+_SWEPT_BY_NUMPY: Final = 2048
+"""A table of more leaves than this is swept by numpy: it holds counters of 1 GiB."""
 
 
 class Roots:
