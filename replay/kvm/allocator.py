@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from replay.kvm.counters import Table
+from replay.kvm.leaves import Table
 from replay.kvm.release import Release
 from replay.kvm.vmalloc import Cost, slot_object_cost, vcalloc_cost
 

@@ -11,7 +11,7 @@ Source: replay.kvm.fold for the rule; arch/x86/kvm/mmu/page_track.c [6.1, 6.12] 
 from typing import Any, Final
 
 from replay.kvm.bulk_rows import KIND_BITS, KIND_MASK, LEVEL_ONE, Rows, Sorted, as_array, rows_of, sort_rows
-from replay.kvm.cells import counts_at, places_of, write_counts
+from replay.kvm.cells import counts_at, mixed, places_of, write_counts
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, NO_SLOT, OVERFLOW, UNDERFLOW
 from replay.kvm.layout import GAP, NO_COUNTERS, OFF, Layout, joined, layout_of
 from replay.kvm.machine import Machine
@@ -19,7 +19,7 @@ from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
-from replay.units import EINVAL, U16_MAX
+from replay.units import EINVAL, U16_MAX, U64_MAX
 
 HELD: Final = 1 << 32
 """One more held by an external user; below it is the counter itself."""
@@ -124,8 +124,25 @@ class _Count:
         end = ends.astype(start.dtype)
         changed = (end != start).nonzero()[0]
         write_counts(table, roots, cells, order.keys, end, changed)
+        if table.digesting and len(changed):
+            self._roll(changed, end.take(changed).astype(np.int64) - start.take(changed))
         if held is not None:
             held.write(ends)
+
+    def _roll(self, changed: Any, delta: Any) -> None:
+        """Take what changed into the digests of the slots; delta: by how much."""
+        import numpy as np
+
+        shift = self.rows.shift
+        gfn = self.order.keys.take(changed)
+        added = mixed(gfn if self.rows.space is None else gfn & ((1 << shift) - 1))
+        added *= delta.view(np.uint64)
+        place = self.place.take(changed)
+        first = np.concatenate([[0], (place[1:] != place[:-1]).nonzero()[0] + 1])
+        slots = [counters for layout, _enabled in self.layout.spaces for counters in layout.by_slot]
+        for slot, more in zip((place[first] >> 1).tolist(), np.add.reduceat(added, first).tolist(), strict=True):
+            roots = slots[slot].roots
+            roots.digest = roots.digest + more & U64_MAX
 
     def _steps(self) -> Any:
         """Return what each row adds, nothing for the ones that do not count."""

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby, pairwise
 from typing import Final
 
-from replay.kvm.counters import LEAF_PAGES, LEAF_SHIFT, Counters
+from replay.kvm.counters import Counters
+from replay.kvm.leaves import LEAF_PAGES, LEAF_SHIFT
 
 HEAD: Final = struct.Struct("<IBB")
 MANY_PAGES: Final = 16

@@ -8,8 +8,8 @@ page_track.kvm_gfn_is_write_tracked() and the kernel functions that they model [
 from collections.abc import Callable
 from typing import Final
 
-from replay.kvm.counters import LEAF_MASK, LEAF_PAGES, NODE_SHIFT
 from replay.kvm.kernel_log import GONE, NO_SLOT
+from replay.kvm.leaves import LEAF_MASK, LEAF_PAGES, NODE_SHIFT
 from replay.kvm.machine import Machine
 from replay.kvm.mmu import account_shadowed
 from replay.kvm.page_track import (
@@ -164,6 +164,8 @@ class _Near:
         slot = vm.spaces[min(as_id, vm.nas - 1)].by_gfn(gfn)
         if slot is None or slot.arch.gfn_write_track is None or not kvm_page_track_write_tracking_enabled(vm):
             return unusual(vm, gfn)
+        if vm.allocator.counters.digesting:
+            return unusual(vm, gfn)  # Counters.bump() keeps the digest
         reads = _BOTH_SPACES if vm.nas > 1 and reads_all_address_spaces(vm) else _OWN_SPACE
         tracks = self._external and has_external_api(vm) and not (as_id and vm.policy.register_checks_mm)
         counts, adds = slot.arch.counts, vm.external_adds

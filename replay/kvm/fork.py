@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from replay.kvm.allocator import Allocation, Allocator, Tally
-from replay.kvm.counters import NO_COUNTERS, Counters, Table
+from replay.kvm.counters import NO_COUNTERS, Counters
 from replay.kvm.kernel_log import KernelLog
+from replay.kvm.leaves import Table
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots

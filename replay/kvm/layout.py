@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import attrs
 
-from replay.kvm.counters import NODE_SHIFT, Counters, Roots, Table
+from replay.kvm.counters import Counters
+from replay.kvm.leaves import NODE_SHIFT, Roots, Table
 from replay.kvm.memslots import Memslots
 
 GFN_BITS: Final = 40
@@ -25,7 +26,7 @@ class SpaceLayout:
     """The slots of one address space, by first gfn, as pairs of a slot and the gap behind it.
 
     edges: first gfns of both; bias: what to add to gfn >> 16 for the root of its counter; state: LIVE and so on, as if tracking
-    were enabled. counters: of the slots that have an array; roots: theirs.
+    were enabled. counters: of the slots that have an array, roots: theirs; by_slot: of each slot, whether it has one or not.
     """
 
     generation: int
@@ -35,6 +36,7 @@ class SpaceLayout:
     state: Any
     counters: list[Counters]
     roots: list[Roots]
+    by_slot: list[Counters]
 
 
 def layout_of(space: Memslots, table: Table) -> SpaceLayout:
@@ -53,8 +55,8 @@ def _layout_of(space: Memslots, table: Table) -> SpaceLayout:
     import numpy as np
 
     edges, bias, state = list[int](), list[int](), list[int]()
-    counters = []
-    for slot in space.by_base():
+    counters, slots = [], space.by_base()
+    for slot in slots:
         there = slot.arch.gfn_write_track is not None
         edges += (slot.base_gfn, slot.end_gfn)
         bias += (slot.arch.counts.bias if there else _NOWHERE, _NOWHERE)
@@ -69,6 +71,7 @@ def _layout_of(space: Memslots, table: Table) -> SpaceLayout:
         np.array(state, np.uint8),
         counters,
         [counts.roots for counts in counters],
+        [slot.arch.counts for slot in slots],
     )
 
 

@@ -13,7 +13,8 @@ import attrs
 
 from replay.kvm.allocator import SLOT, Allocation, Allocator, Injection, Tally
 from replay.kvm.counter_bytes import counter_bytes, fill
-from replay.kvm.counters import NO_COUNTERS, Counters, Roots, Table
+from replay.kvm.counters import NO_COUNTERS, Counters
+from replay.kvm.leaves import Roots, Table
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots

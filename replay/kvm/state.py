@@ -12,10 +12,12 @@ from typing import Any, Final
 import attrs
 
 from replay.kvm.allocator import DIRTY_BITMAP, GFN_WRITE_TRACK, LPAGE_INFO, RMAP, SLOT, Allocation
+from replay.kvm.leaves import mix
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.vm import Vm
+from replay.units import U64_MAX
 
 DIGEST_BYTES: Final = 16
 
@@ -141,6 +143,25 @@ def digest_of(machine: Machine) -> str:
 def structure_digest_of(machine: Machine) -> str:
     """Return a digest of `structure_of()`: the cheap one. Source: as for `digest_of()`."""
     return _digest(structure_of(machine))
+
+
+def keep_digests(machine: Machine) -> None:
+    """Have the counters of a machine, and of those that share its tables, keep digests; before it has any VM.
+
+    Source: none in the kernel.
+    """
+    assert not machine.vms, "digests are kept from the start"
+    machine.allocator.counters.digesting = True
+
+
+def counters_digest_of(machine: Machine) -> int:
+    """Return the digest of all counters that `keep_digests()` keeps: a sum modulo 2^64, so no proof against malice.
+
+    It says what the counters are and not how they came about; what structural events do is in `structure_digest_of()`.
+    Cost: 0.5 us a memslot. Source: none in the kernel.
+    """
+    slots = ((vm.number, slot) for vm in machine.live_vms() for slot in vm.slots())
+    return sum(slot.arch.counts.roots.digest * mix(number << 32 | slot.as_id << 16 | slot.id) for number, slot in slots) & U64_MAX
 
 
 def _digest(value: Any) -> str:

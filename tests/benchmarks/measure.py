@@ -12,13 +12,14 @@ from pathlib import Path
 import attrs
 import msgpack
 
-from replay.analyses.compare import compare
+from replay.analyses.compare import Comparison, compare
 from replay.engine.lane import Lane
 from replay.engine.lanes import make_lanes
 from replay.engine.lockstep import RunStep, lockstep
 from replay.events.base import Event
 from replay.header import Header, Trailer
 from replay.kvm.fold import fold_run
+from replay.kvm.state import counters_digest_of, keep_digests
 from replay.recording.open import open_recording
 from replay.recording.writer import Writer
 from replay.runs import Item, Run
@@ -116,6 +117,24 @@ def lanes_for(path: Path, names: Sequence[str]) -> list[Lane]:
 def comparison(name: str, path: Path, events: int, lanes: Sequence[str]) -> Case:
     """Return the main job, from the file to the report."""
     return Case(name, events, lambda: compare(open_recording(path), lanes_for(path, lanes)))
+
+
+def digesting(name: str, path: Path, events: int, lanes: Sequence[str]) -> Case:
+    """Return the main job with a digest of each lane's counters after every run."""
+
+    def work() -> None:
+        stream, made = open_recording(path), lanes_for(path, lanes)
+        for lane in made:
+            keep_digests(lane.machine)
+        comparison = Comparison(stream, made)
+        for step in lockstep(stream.items(), made):
+            comparison.step(step)
+            if isinstance(step, RunStep):
+                for lane in made:
+                    counters_digest_of(lane.machine)
+        comparison.report()
+
+    return Case(name, events, work)
 
 
 def reading(path: Path, events: int) -> Case:

@@ -20,6 +20,7 @@ from measure import (
     Case,
     comparison,
     copy_plain,
+    digesting,
     folding,
     hits_of,
     in_turn,
@@ -56,6 +57,7 @@ def hot_path(title: str, path: Path, events: int, folder: Path, rounds: int) -> 
     cases = [
         comparison("compare, 2 lanes, from file", path, events, TWO),
         comparison("compare, 5 lanes, from file", path, events, FIVE),
+        digesting("compare, 2 lanes, a digest a run", path, events, TWO),
         reading(path, events),
     ]
     if events <= 2_000_000:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.kvm.counters import LEAF_PAGES, NO_COUNTERS, NODE_LEAVES, Counters, Table
+from replay.kvm.counters import NO_COUNTERS, Counters
+from replay.kvm.leaves import LEAF_PAGES, NODE_LEAVES, Table
 from replay.units import U16_MAX
 
 BASE = (1 << 18) - 700

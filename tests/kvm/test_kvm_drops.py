@@ -1,6 +1,7 @@
 """Promises of counters that several lanes drop within one event."""
 
-from replay.kvm.counters import Counters, Table
+from replay.kvm.counters import Counters
+from replay.kvm.leaves import Table
 
 GFNS = (3, 511, 512, 700, 1 << 20)
 

@@ -16,9 +16,10 @@ from replay.engine.lockstep import lockstep
 from replay.kvm import plain
 from replay.kvm.allocator import Allocation, Allocator, Injection, Tally
 from replay.kvm.counter_bytes import MANY_PAGES, counter_bytes, fill
-from replay.kvm.counters import Counters, Table
+from replay.kvm.counters import Counters
 from replay.kvm.idhash import IdHash
 from replay.kvm.kernel_log import KernelLog
+from replay.kvm.leaves import Table
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
