@@ -35,7 +35,7 @@ _SWEPT_BY_NUMPY: Final = 2048
 
 
 def mix(gfn: int) -> int:
-    """Return a number of 64 bits that looks like chance, for digests that are sums."""
+    """Return a number of 64 bits that looks like chance, for digests that are sums. Source: none in the kernel."""
     mixed = gfn * MIX[0] & U64_MAX
     mixed = (mixed ^ mixed >> 32) * MIX[1] & U64_MAX
     return mixed ^ mixed >> 29
