@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import itemgetter
 from typing import Any, Final
 
 from replay.analyses.arrays import ArrayTracker, Surroundings, made_alike
@@ -284,7 +286,7 @@ class Pair:
 
     def _run_logs(self, step: RunStep, a: dict[int, str], b: dict[int, str]) -> None:
         rows = sorted(a.keys() | b.keys())
-        said_a, said_b = ([log.get(row, "no warning") for row in rows] for log in (a, b))
+        said_a, said_b = (list(map(log.get, rows, repeat("no warning"))) for log in (a, b))
         for (_vm, *said), first, count in _groups(rows, _at(step.run.vm, rows), said_a, said_b):
             if said[0] == said[1]:
                 continue
@@ -311,9 +313,10 @@ class Pair:
         return origin, f"{has} has write tracking from there on ({origin.kind}); {lacks}: {_NEVER_ENABLED}"
 
     def _run_rets(self, step: RunStep, a: RunOutcome, b: RunOutcome) -> None:
-        writes = (dict.fromkeys(a.tracked_writes, 1), dict.fromkeys(b.tracked_writes, 1))
-        rows = sorted((a.rets.keys() | b.rets.keys()) | (writes[0].keys() ^ writes[1].keys()))
-        rets_a, rets_b = ([one.get(row, 0) for row in rows] for one in (a.rets | writes[0], b.rets | writes[1]))
+        writes = (set(a.tracked_writes), set(b.tracked_writes))
+        rows = sorted((a.rets.keys() | b.rets.keys()) | (writes[0] ^ writes[1]))
+        rets_a = list(map(a.rets.get, rows, map(int, map(writes[0].__contains__, rows))))  # a write that is tracked answers 1
+        rets_b = list(map(b.rets.get, rows, map(int, map(writes[1].__contains__, rows))))
         for (vm, kind, *rets), first, count in _groups(rows, _at(step.run.vm, rows), _at(step.run.kind, rows), rets_a, rets_b):
             if rets[0] == rets[1]:
                 continue
@@ -343,7 +346,7 @@ class Pair:
 
 def _at(column: Sequence[int], rows: Sequence[int]) -> list[int]:
     """Return some rows of a column."""
-    return [column[row] for row in rows]
+    return list(itemgetter(*rows)(column)) if len(rows) > 1 else [column[row] for row in rows]
 
 
 def _groups(rows: Sequence[int], *columns: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], int, int]]:
