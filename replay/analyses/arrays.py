@@ -51,9 +51,14 @@ class Episode:
     moves: int = 0
 
     def change(self, allocation: Allocation, sign: int) -> None:
-        """Take one allocation (+1) or free (-1) of the other lane in, or the opposite of the reference lane."""
+        """Take one allocation (+1) or free (-1) of the other lane in, or the opposite of the reference lane.
+
+        A memslot object that both lanes have is counted only: how large it is depends on the release, not on what a policy does.
+        """
         cost = allocation.cost
         self.count += sign
+        if self.key[3] == SLOT:
+            return
         self.nominal += sign * cost.nominal_bytes
         self.charged += sign * cost.charged_bytes
         self.real += sign * cost.real_bytes
@@ -279,10 +284,10 @@ def made_alike(ours: list[Allocation], theirs: list[Allocation]) -> bool:
     for a, b in zip(ours, theirs, strict=True):
         if a.array != b.array or a.slot_id != b.slot_id or a.as_id != b.as_id or a.vm != b.vm:
             return False
-        if a.cost is not b.cost and a.cost.nominal_bytes != b.cost.nominal_bytes:
+        if a.cost is not b.cost and a.cost.nominal_bytes != b.cost.nominal_bytes and a.array != SLOT:
             return False
     return True
 
 
 def _shape(allocations: Iterable[Allocation]) -> list[tuple[int, int, int, str, int]]:
-    return sorted((a.vm, a.as_id, a.slot_id, a.array, a.cost.nominal_bytes) for a in allocations)
+    return sorted((a.vm, a.as_id, a.slot_id, a.array, 0 if a.array == SLOT else a.cost.nominal_bytes) for a in allocations)

@@ -53,6 +53,14 @@ class TestMany:
         assert option_off.verdict == "divergence"  # always allocates all the same
         assert "D27" not in {agreement.catalogue for agreement in option_off.agreements}
 
+    def test_size_of_memslot_objects(self) -> None:
+        """Releases of one policy whose memslot objects are of other sizes do not differ; what each takes is in its own row."""
+        moved, flagged, gone = slot(0, base=0x800, ret=0), slot(1, flags=1, ret=0), slot(1, npages=0, ret=0)
+        report = report_of([*START, moved, flagged, gone], ["6.6", "6.8"])
+        assert (report.verdict, report.pairs[0].findings) == ("same", ())
+        sizes = [next(one for one in lane.arrays if one.array == "slot").nominal_end_bytes for lane in report.lanes]
+        assert sizes == [264, 280]
+
     def test_same_findings_are_said_once(self) -> None:
         """Pairs that read alike share one sentence of the verdict, and the later one refers to the first."""
         report = report_of([*START, REGISTER], SIX)
