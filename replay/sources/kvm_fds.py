@@ -90,7 +90,11 @@ class KvmFds:
             file.vm.unnamed_devices += 1
         elif done and cmd == ioctls.KVM_GET_STATS_FD:
             self._new_fd(record, task, File(STATS, file.vm), cloexec=True)
-        elif (done or record.ret == -EINTR) and record.stage == BOTH and not args.cmd_text.startswith("FIO"):
+        elif (
+            (done or record.ret == -EINTR)
+            and (record.stage == BOTH or task.table.get(args.fd.number, task.tid) is file)
+            and not args.cmd_text.startswith("FIO")
+        ):
             task.set_quiet(record.args, file, cell, is_run=cmd == ioctls.KVM_RUN)
 
     # Which file an fd is.

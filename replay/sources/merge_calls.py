@@ -101,6 +101,10 @@ class PairedCalls:
         self.feed.write(self.feed.resolve_enter(record))
         self._entered(OpenCall(record, entry, cmd, self.feed.emit.resolver.vm_of_call(record), text=call.text))
 
+    def quiet(self, _lines: tuple[bytes, bytes], _line: int) -> bool:
+        """Take no call without a look: each has its record in strace."""
+        return False
+
     def _entered(self, call: OpenCall) -> None:
         tid = call.record.tid
         self._open[tid] = call

@@ -19,7 +19,7 @@ from replay.sources.kvm_fds import KvmFds
 from replay.sources.lineage import Lineage
 from replay.sources.strace_scan import ScanResult
 from replay.sources.syscalls import BOTH, ENTER, EXIT, Record, Syscall, TaskEnd
-from replay.sources.tally import Tally
+from replay.sources.tally import Cell, Tally
 from replay.sources.world import World
 from replay.units import EINTR
 
@@ -56,19 +56,28 @@ class Resolver:
         return self.enter(record) if record.stage == ENTER else self.exit(record)
 
     def _is_quiet(self, record: Syscall) -> bool:
-        """Take an ioctl that needs no second look: the same text was read before, and no fd has changed since."""
-        task = self.world.tasks.get(record.tid)
+        """Take an ioctl that needs no second look."""
+        if record.ret is None or (record.ret < 0 and record.ret != -EINTR) or record.injected:
+            return False
+        return self.take_quiet(record.tid, record.args) is not None
+
+    def take_quiet(self, tid: int, args: str) -> Cell | None:
+        """Take an ioctl that ended well, or by a signal, if the same text was read before and no fd has changed since.
+
+        Return where it was counted, None when it must be looked at.
+        """
+        task = self.world.tasks.get(tid)
         if task is None or task.ended or task.pending is not None or task.quiet_version != task.table.version:
-            return False
-        quiet = task.quiet.get(record.args)
-        if quiet is None or record.ret is None or (record.ret < 0 and record.ret != -EINTR) or record.injected:
-            return False
+            return None
+        quiet = task.quiet.get(args)
+        if quiet is None:
+            return None
         file, cell, is_run = quiet
         cell.count += 1
         task.vm = file.vm
         if is_run:
             task.vcpu_vm = file.vm
-        return True
+        return cell
 
     def enter(self, record: Syscall) -> list[Event]:
         """Take the entry of a call: its fd is looked up now, close() takes effect now.

@@ -17,7 +17,7 @@ from replay.runs import Item, Run
 from replay.sources.lineage import Lineage
 from replay.sources.processes import Resolver
 from replay.sources.tally import Tally
-from replay.sources.tracefs_calls import AloneCalls, Calls, Emitter
+from replay.sources.tracefs_calls import QUIET_RESULTS, AloneCalls, Calls, Emitter
 from replay.sources.tracefs_grammar import (
     SyscallEnter,
     event_name,
@@ -36,6 +36,7 @@ BAD_LINES_MAX: Final = 100
 """Lines not understood before the first that is: more, and this is no tracefs text."""
 FORMAT: Final = "tracefs"
 _USES: Final = (b"kvm_mmu_get_page: ", b"kvm_mmu_prepare_zap_page: ", b"cmd: 0xae80,", b"cmd: 0x4020ae46,", b"cmd: 0xae41,")
+_QUIET_ENDS: Final = tuple(b": " + result for result in sorted(QUIET_RESULTS))
 EPOCH_NS_MIN: Final = 10**18
 """Times from here on are since 1970 (September 2001 and later), not since boot."""
 
@@ -63,7 +64,7 @@ class Walk:
     def items(self, blocks: Iterable[Block] | None = None) -> Iterator[Item]:
         """Yield what the lines give; blocks: of the lexer, when some were read ahead."""
         for block in self.lexer if blocks is None else blocks:
-            lines = iter(block.lines)
+            lines = self._loud(block)
             while (line := self.fold.fold(lines)) is not None:
                 self._cold(line, self.fold.line)
             self.out.spill()
@@ -73,6 +74,19 @@ class Walk:
         self.fold.end()
         self.out.close()
         yield from self._ready()
+
+    def _loud(self, block: Block) -> Iterator[bytes]:
+        """Yield the lines of a block as they are asked for, two empty ones for each call that needs no look."""
+        lines, last, taken = block.lines, len(block.lines) - 1, False
+        quiet = self.calls.quiet
+        for place, text in enumerate(lines):
+            if taken:
+                taken = False
+                yield b""
+                continue
+            if text[-1:] == b")" and place < last and lines[place + 1].endswith(_QUIET_ENDS):
+                taken = quiet((text, lines[place + 1]), block.first_line + place)
+            yield b"" if taken else text
 
     def _ready(self) -> Iterator[Item]:
         for item in self.out.drain():

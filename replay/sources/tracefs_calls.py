@@ -9,8 +9,8 @@ from replay.sources.ioctls import is_kvm
 from replay.sources.lineage import Birth, Lineage
 from replay.sources.processes import Resolver
 from replay.sources.syscalls import ENTER, EXIT, Syscall
-from replay.sources.tally import Tally
-from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine
+from replay.sources.tally import Cell, Tally
+from replay.sources.tracefs_grammar import USUAL_COLUMNS, SyscallEnter, SyscallExit, TaskLine, syscall_of, task_line
 from replay.sources.tracefs_items import ItemWriter
 from replay.sources.tracefs_owners import Owners
 from replay.units import errno_name
@@ -25,6 +25,10 @@ _BY_VALUE: Final = {
     "exit_group": ("error_code",),
 }
 """Calls whose arguments say all that matters as numbers, with the kernel's parameter names (SYSCALL_DEFINE)."""
+TEXTS_MAX: Final = 1 << 14
+"""Entries of calls that are remembered by their text."""
+QUIET_RESULTS: Final = frozenset({b"sys_ioctl -> 0x0", b"sys_ioctl -> 0xfffffffffffffffc"})
+"""Results after which a call that is known needs no look: 0 and -EINTR."""
 LATE_EXIT: Final = "result of a call that was entered before the trace"
 LOST_EXIT: Final = "call without a result in the trace"
 
@@ -38,6 +42,10 @@ class Calls(Protocol):
 
     def exit(self, task: TaskLine, call: SyscallExit, line: int) -> None:
         """Take the result of a call."""
+        ...
+
+    def quiet(self, lines: tuple[bytes, bytes], line: int) -> bool:
+        """Take a call whose entry and result are neighbours, if it needs no look at all; line: number of the first one."""
         ...
 
     def end(self) -> None:
@@ -79,10 +87,13 @@ class AloneCalls:
     _late: dict[int, list[Event]] = attrs.field(factory=dict)
     _known: set[int] = attrs.field(factory=set)
     _other: set[int] = attrs.field(factory=set)
+    _texts: dict[tuple[bytes, bytes], tuple[int, str] | None] = attrs.field(factory=dict)
+    _last: tuple[tuple[bytes, bytes], int, Cell] | None = None
 
     def enter(self, task: TaskLine, call: SyscallEnter, line: int) -> None:
         """Take the entry of a call; a thread whose last call never returned has lost its exit."""
         self._meet(task)
+        self._last = None
         record = syscall_record(task, call, line, self.file)
         if record is None:
             self.tally.add(f"{self.name}:{line}", f"sys_{call.name}", "ignored")
@@ -98,6 +109,7 @@ class AloneCalls:
 
     def exit(self, task: TaskLine, call: SyscallExit, line: int) -> None:
         """Take the result of a call."""
+        self._last = None
         record = self._open.get(task.tid)
         if record is None or record.name != call.name:
             if call.name == "ioctl" and task.tid not in self._other:
@@ -109,8 +121,59 @@ class AloneCalls:
         self.emit.write(self._late.pop(task.tid, []) + self.emit.resolver.exit(record))
         self.emit.owners.leave(task.tid)
 
+    def quiet(self, lines: tuple[bytes, bytes], line: int) -> bool:
+        """Take a call whose entry and result are neighbours, if it needs no look at all.
+
+        As `enter` and `exit` it counts the call and says which VM the thread runs; between the two nothing can happen, so
+        that whose pages a thread makes is what it was before. KVM_RUN comes by the thousand in every trace.
+        """
+        text, after = lines
+        head, last = USUAL_COLUMNS.match(text), USUAL_COLUMNS.match(after)
+        if head is None or last is None or after[last.end() :] not in QUIET_RESULTS:
+            return False
+        start = text[: text.find(b"[", head.end(1))]
+        if not after.startswith(start):
+            return False
+        key = start, text[head.end() :]
+        known = self._texts.get(key, ())
+        if known == ():
+            known = self._learned(key, text)
+        if known is None:
+            return False
+        cell = self.emit.resolver.take_quiet(*known)
+        if cell is None:
+            return False
+        self._last = lines, line, cell
+        return True
+
+    def _learned(self, key: tuple[bytes, bytes], text: bytes) -> tuple[int, str] | None:
+        """Return thread and arguments of an entry as the resolver has them; None for another kind of line."""
+        if len(self._texts) >= TEXTS_MAX:
+            self._texts.clear()
+        task, call = task_line(text), syscall_of(key[1])
+        record = None
+        if task is not None and isinstance(call, SyscallEnter) and call.name == "ioctl":
+            record = syscall_record(task, call, 0, self.file)
+        self._texts[key] = None if record is None else (record.tid, record.args)
+        return self._texts[key]
+
+    def _look_again(self) -> None:
+        """Look at the last call after all when nothing came behind it: the end of the trace takes its place and time."""
+        if self._last is None:
+            return
+        lines, line, cell = self._last
+        cell.count -= 1
+        for place, text in enumerate(lines):
+            task = task_line(text)
+            call = syscall_of(task.body) if task is not None else None
+            if task is not None and isinstance(call, SyscallEnter):
+                self.enter(task, call, line + place)
+            elif task is not None and isinstance(call, SyscallExit):
+                self.exit(task, call, line + place)
+
     def end(self) -> None:
         """Write what the end of the trace says."""
+        self._look_again()
         for tid in sorted(self._late):
             self.emit.write(self._late[tid])
         self.emit.write(self.emit.resolver.end())

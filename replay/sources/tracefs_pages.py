@@ -76,6 +76,8 @@ class PageFold:
         found = None
         for text in lines:
             line += 1
+            if not text:  # nothing, or a call that is taken already
+                continue
             event = text[body:]
             page = pages.get(event)
             if page is not None:
