@@ -111,26 +111,41 @@ class _Parts:
         self.facts: dict[int, Facts] = {}
 
     def blame(self) -> Blamed:
-        """Return the causes."""
-        concerned_last = self._concerned()
-        causes: list[PageCause] = []
-        newer, known = len(self._firsts), None
-        for part in reversed(range(len(self._firsts))):
-            if part not in concerned_last and part != len(self._firsts) - 1 and part:
-                continue
-            end = self._end if known is None else concerned_last.get(part, self._firsts[part])
-            before, found, after = self._replay(part, end)
-            if known is None:
-                self.facts = after
-            elif _there(after) != known:
-                for gap in reversed(range(part + 1, newer)):
-                    causes += reversed(self._replay(gap, self._firsts[gap + 1] - 1)[1])
-                before, found, after = self._replay(part, self._firsts[part + 1] - 1)
-            causes += reversed(found)
-            newer, known = part, _there(before)
-            if self._page.last is not None and len(causes) > self._page.last:
-                break
+        """Return the causes: of the last part, and of those before it that concern the page, as far as they are asked for."""
+        newest = len(self._firsts) - 1
+        before, found, self.facts = self._replay(newest, self._end)
+        causes, known = found[::-1], _there(before)
+        if not self._enough(causes):
+            concerned_last = self._concerned()
+            if self._page.last is None and 2 * len(concerned_last) > len(self._firsts):
+                return self._at_once(min(concerned_last))
+            causes += self._parts_before(newest, known, concerned_last, len(causes))
         return _blamed(causes, self._page, self.facts, self._end)
+
+    def _enough(self, causes: list[PageCause], more: int = 0) -> bool:
+        return self._page.last is not None and len(causes) + more > self._page.last
+
+    def _at_once(self, part: int) -> Blamed:
+        """Return the causes of everything from a part on: most parts concern the page, and one after the other costs less so."""
+        before, found, self.facts = self._replay(part, self._end)
+        if part and _there(before):
+            return self._at_once(0)
+        return _blamed(found[::-1], self._page, self.facts, self._end)
+
+    def _parts_before(self, newer: int, known: dict[int, Facts], concerned_last: dict[int, int], count: int) -> list[PageCause]:
+        """Return the causes in the parts before one, the last first; known: the facts where it begins; count: causes in it."""
+        causes: list[PageCause] = []
+        for part in range(newer - 1, -1, -1):
+            if part and part not in concerned_last:
+                continue
+            before, found, after = self._replay(part, concerned_last.get(part, self._firsts[part]))
+            if _there(after) != known:
+                before, found, after = self._replay(part, self._firsts[newer] - 1)
+            causes += found[::-1]
+            newer, known = part, _there(before)
+            if self._enough(causes, count):
+                break
+        return causes
 
     def _concerned(self) -> dict[int, int]:
         """Return the parts in which an event may concern the page, with the last such event."""

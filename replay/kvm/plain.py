@@ -30,7 +30,7 @@ SLOT_PLAIN: Final = ("id", "base_gfn", "npages", "flags", "userspace_addr", "bor
 ALLOCATION_PLAIN: Final = ("number", "site", "array", "vm", "as_id", "slot_id", "event")
 TALLY_PLAIN: Final = tuple(field.name for field in attrs.fields(Tally))
 INJECTION_PLAIN: Final = tuple(field.name for field in attrs.fields(Injection))
-ALLOCATOR_PLAIN: Final = ("limit_pages", "number", "event")
+ALLOCATOR_PLAIN: Final = ("limit_pages", "number")
 
 
 class Shelf:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+import seek
 from c_limit import c_loop
 from fleets import fleets
 from imports import imports
@@ -168,6 +169,16 @@ def peer(folder: Path, args: argparse.Namespace) -> None:
     peers(folder, min(args.events, 200_000), args.rounds, args.ctf)
 
 
+def seeks(folder: Path, args: argparse.Namespace) -> None:
+    """Measure (j): any event by an index, of the synthetic recording and of the real one."""
+    path, _events = synthetic(folder, Profile("seek", args.events))
+    seek.measure(path, args.seeks).show()
+    if args.real is not None:
+        copy = folder / "real.kvmr"
+        copy_plain(args.real, copy, "none")
+        seek.measure(copy, args.seeks).show()
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "real": real_profile,
     "synthetic": main_profile,
@@ -178,6 +189,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "imports": importing,
     "fleet": fleet,
     "peers": peer,
+    "seek": seeks,
 }
 
 
@@ -191,6 +203,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=400_000, help="lines of each text of (e)")
     parser.add_argument("--fleet", type=int, default=1000, help="recordings of (h)")
     parser.add_argument("--ctf", type=Path, help="a CTF trace for babeltrace2 in (i)")
+    parser.add_argument("--seeks", type=int, default=60, help="random events for (j)")
     parser.add_argument("--only", nargs="*", choices=tuple(PARTS), default=tuple(PARTS), help="parts to run")
     args = parser.parse_args()
     print(f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine()}, best of {args.rounds} interleaved rounds")

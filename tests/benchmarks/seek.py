@@ -6,6 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -59,7 +60,7 @@ def measure(path: Path, seeks: int, seed: int = 1) -> Figures:
     build = _timed(lambda: _index(path))
     events = random.Random(seed).choices(range(blocks.events), k=seeks)
     _reach(path, events[0], use=True)  # numpy is imported
-    times = tuple(_timed(lambda event=event: _reach(path, event, use=True)) for event in events)  # type: ignore[misc]
+    times = tuple(_timed(partial(_reach, path, event, use=True)) for event in events)
     checked = sorted(events)[:: max(seeks // 4, 1)]
     for event in checked:
         assert _digests(_reach(path, event, use=True)) == _digests(_reach(path, event, use=False)), event

@@ -9,26 +9,31 @@ from typing import Any
 import attrs
 import pytest
 from bulk_worlds import World, profile_of
+from lockstep import policy_by_name, profile_from
+from test_against_slow_model import generate
 
 from replay.engine.checkpoint import DISAGREEMENT_PLAIN, MisfitError, checkpoint_of, identity_of, restore
 from replay.engine.lane import Disagreement, Lane
 from replay.engine.lockstep import lockstep
-from replay.kvm import plain
+from replay.events.write_track import HotEvent
+from replay.kvm import fold, plain
 from replay.kvm.allocator import Allocation, Allocator, Injection, Tally
 from replay.kvm.counter_bytes import MANY_PAGES, counter_bytes, fill
 from replay.kvm.counters import Counters
+from replay.kvm.fold import fold_run
 from replay.kvm.idhash import IdHash
 from replay.kvm.kernel_log import KernelLog
 from replay.kvm.leaves import Table
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
+from replay.kvm.plain import Shelf, plain_of_machine, restore_machine
 from replay.kvm.policies import POLICIES, unbuildable
 from replay.kvm.profile import Profile
 from replay.kvm.state import digest_of, state_of
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import Cost
-from replay.runs import Item, Run
+from replay.runs import Item, Run, run_of
 
 WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
     Machine: (
@@ -45,6 +50,7 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
         {
             "total_ram_pages": "of the profile",
             "slot_object": "of the profile",
+            "event": "of the last event",
             "taken": "of the last event",
             "freed": "of the last event",
             "refused": "of the last event",
@@ -175,6 +181,40 @@ class TestRoundTrip:
             assert checkpoint_of(again) == checkpoint_of(straight)
             assert [lane.disagreements for lane in again] == [lane.disagreements for lane in straight]
             assert [lane.skipped for lane in again] == [lane.skipped for lane in straight]
+
+    @pytest.mark.parametrize("shard", range(4))
+    def test_streams(self, shard: int) -> None:
+        """Colliding calls with faults, all policies and profiles: made again after every few events, a lane stays the same."""
+        for seed in range(shard, 120, 4):
+            policy, facts, events, models, difference = generate(seed)
+            again = Machine(policy_by_name(policy), profile_from(facts))
+            for number, event in enumerate(events[: models.number]):
+                if number % 5 == 4:
+                    shelf = Shelf()
+                    values = plain_of_machine(again, shelf)
+                    again = Machine(policy_by_name(policy), profile_from(facts))
+                    restore_machine(again, values, Shelf(tuple(shelf.contents)))
+                if isinstance(event, HotEvent):
+                    fold_run(again, run_of([event]), number)
+                else:
+                    again.step(event, number)
+            assert difference == ""
+            assert digest_of(again) == digest_of(models.machine), f"seed {seed}"
+            shelves = Shelf(), Shelf()
+            assert plain_of_machine(again, shelves[0]) == plain_of_machine(models.machine, shelves[1])
+            assert shelves[0].contents == shelves[1].contents
+
+    def test_bulk_and_event_by_event(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A checkpoint of a replay in bulk is, byte for byte, that of one by the scalar rule."""
+        for seed in range(4):
+            items = list(items_of_world(random.Random(seed), 16))
+            made = []
+            for rows in (0, 1 << 60):
+                with monkeypatch.context() as patch:
+                    patch.setattr(fold, "BULK_AFTER_ROWS", rows)
+                    patch.setattr(fold, "_BULK", [])
+                    made.append(checkpoint_of(replayed(seed, items, len(items))))
+            assert made[0] == made[1]
 
     def test_some_of_the_lanes(self) -> None:
         """Lanes are made again without the others that were written with them."""
