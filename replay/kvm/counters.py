@@ -166,15 +166,13 @@ class Counters(MutableMapping[int, int]):
             return True
         return self._content() == other._content()  # noqa: SLF001  # another one of the same class
 
-    def pages(self) -> list[tuple[int, "array[int]"]]:
-        """Return (gfn >> 7, the cells of its 128 gfns) of each leaf in which something is counted, in order."""
-        first, table = self._base_root << (NODE_SHIFT - LEAF_SHIFT), self._table
-        found = ((first + page, table.leaf(leaf)) for page, leaf in table.leaves_of(self.roots))
-        zeros = bytes(LEAF_PAGES * table.cells.itemsize)
-        return [(page, cells) for page, cells in found if cells.tobytes() != zeros]
+    def leaves(self) -> list[tuple[int, int]]:
+        """Return (gfn >> 7, first cell) of each leaf that is linked, in order; its counters may all be zero by now."""
+        first = self._base_root << (NODE_SHIFT - LEAF_SHIFT)
+        return [(first + number, cell) for number, cell in self._table.leaves_of(self.roots)]
 
     def put_page(self, page: int, cells: "array[int]") -> None:
-        """Set all cells of a leaf of the range, which pages() gave, at once."""
+        """Set all cells of a leaf of the range at once; page: gfn >> 7."""
         gfn = page << LEAF_SHIFT
         self.own()
         self.cover(gfn)
@@ -184,9 +182,9 @@ class Counters(MutableMapping[int, int]):
         self._table.cells[first : first + LEAF_PAGES] = cells
 
     @property
-    def typecode(self) -> str:
-        """The array typecode of a cell."""
-        return self._table.cells.typecode
+    def table(self) -> Table:
+        """Where the counters are kept."""
+        return self._table
 
     def _content(self) -> list[tuple[int, "array[int]"]]:
         """Return the leaves that are not all zeros, with their places."""

@@ -18,7 +18,7 @@ from replay.engine.lockstep import lockstep
 from replay.events.write_track import HotEvent
 from replay.kvm import fold, plain
 from replay.kvm.allocator import Allocation, Allocator, Injection, Tally
-from replay.kvm.counter_bytes import MANY_PAGES, counter_bytes, fill
+from replay.kvm.counter_bytes import MANY_LEAVES, counter_bytes, fill
 from replay.kvm.counters import Counters
 from replay.kvm.fold import fold_run
 from replay.kvm.idhash import IdHash
@@ -245,7 +245,7 @@ class TestRoundTrip:
 class TestCounterBytes:
     """Counters as bytes: canonical, narrow, complete."""
 
-    @pytest.mark.parametrize("pages", [0, 1, 3, MANY_PAGES - 1, MANY_PAGES, 3 * MANY_PAGES])
+    @pytest.mark.parametrize("pages", [0, 1, 3, MANY_LEAVES - 1, MANY_LEAVES, 3 * MANY_LEAVES])
     @pytest.mark.parametrize("typecode", ["H", "I"])
     def test_round_trip(self, pages: int, typecode: str) -> None:
         """Few or many, near or far: what is read counts the same, and gives the same bytes."""
@@ -260,6 +260,17 @@ class TestCounterBytes:
         assert dict(again) == dict(counters)
         assert len(again) >= pages // 2
         assert counter_bytes(again) == counter_bytes(counters)
+
+    def test_digests(self) -> None:
+        """A table that keeps digests has those of the counters that were written, few or many."""
+        for npages in (3, 3000):
+            table, other = Table(), Table()
+            table.digesting = other.digesting = True
+            counters, again = Counters(table, 0, 1 << 20), Counters(other, 0, 1 << 20)
+            for gfn in range(0, 7 * npages, 7):
+                counters[gfn] = 1 + gfn % 5
+            fill(again, counter_bytes(counters))
+            assert again.roots.digest == counters.roots.digest != 0
 
     def test_zeros_leave_no_trace(self) -> None:
         """Counters that went up and down again give the bytes of those that never did."""
