@@ -219,16 +219,16 @@ class TestChecks:
 
     def test_unlisted_file(self) -> None:
         """A name without a row in the README is found, of a file or of a folder, and a row without a name."""
-        names = ["README.md", "a.kvmr", "a.golden.txt", "b.golden.txt", "b.kvmr", "d.golden.txt", "6.1/c.kvmr", "6.12/c.kvmr"]
+        names = ["README.md", "a.kvmr", "a.kvmr.golden", "b.kvmr.golden", "b.kvmr", "d.kvmr.golden", "6.1/c.kvmr", "6.12/c.kvmr"]
         files = [f"recordings/{name}" for name in names]
         readme = "| `a.kvmr` | boot |\n| `gone.kvmr` | |\n| `6.1/` | |\n| `c.kvmr` | see `b.kvmr` |\n"
         assert list(texts.unlisted_files("recordings", files, readme)) == [
-            "recordings/d.golden.txt: a golden file without its recording",
+            "recordings/d.kvmr.golden: a golden file without its recording",
             "recordings/README.md: no row for 6.12/",
             "recordings/README.md: no row for b.kvmr",
             "recordings/README.md: gone.kvmr is not there",
         ]
-        own = ["recordings/own/README.md", "recordings/own/e.jsonl", "recordings/own/e.golden.txt", "recordings/own/f.jsonl"]
+        own = ["recordings/own/README.md", "recordings/own/e.jsonl", "recordings/own/e.jsonl.golden", "recordings/own/f.jsonl"]
         assert list(texts.unlisted_files("recordings", own, "")) == ["recordings/README.md: no row for own/"]
         assert list(texts.unlisted_files("recordings/own", own, "| `e.jsonl` | |\n")) == [
             "recordings/own/README.md: no row for f.jsonl"

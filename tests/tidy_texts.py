@@ -10,8 +10,7 @@ from tidy_checks import Module, imported
 # Put together, so that the file that looks for them does not hold them.
 LEFTOVERS: Final = tuple("".join(parts) for parts in (("TO", "DO"), ("FIX", "ME"), ("X", "XX")))
 MACHINE_PATHS: Final = tuple("/".join(parts) for parts in (("", "work", ""), ("", "root", ""), ("", "home", ""), ("shared", "")))
-GOLDEN: Final = ".golden.txt"
-RECORDINGS: Final = (".kvmr", ".jsonl")
+GOLDEN: Final = ".golden"
 ENTRY_POINTS: Final = frozenset({"replay", "replay.__main__", "replay.cli", "replay.pytest_plugin"})
 
 NOT_OF_THE_KERNEL: Final = {
@@ -112,14 +111,14 @@ def unlisted_files(folder: str, files: Iterable[str], readme: str) -> Iterator[s
     """Complain of a name in a data folder that its README does not explain, and of a row there for a name that is not there.
 
     A table explains a name in its first cell: `boot.kvmr` a file, `6.12/` a folder. Files of one name in several folders, the
-    same scenario on several machines, are explained once; `boot.golden.txt` is explained by its recording, which must be there.
+    same scenario on several machines, are explained once; `boot.kvmr.golden` is explained by its recording, which must be there.
     A folder with a README of its own explains its files itself.
     """
     inside = [path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/")]
     apart = [path.removesuffix("README.md") for path in inside if path.endswith("/README.md")]
     inside = [next((own for own in apart if path.startswith(own)), path) for path in inside]
     goldens = [path for path in inside if path.endswith(GOLDEN)]
-    lonely = [golden for golden in goldens if not {golden.removesuffix(GOLDEN) + kind for kind in RECORDINGS} & {*inside}]
+    lonely = [golden for golden in goldens if golden.removesuffix(GOLDEN) not in inside]
     yield from (f"{folder}/{golden}: a golden file without its recording" for golden in lonely)
     parts = [path.split("/") for path in inside if path not in {"README.md", *goldens}]
     names = {f"{part}/" for path in parts for part in path[:-1]} | {path[-1] for path in parts if path[-1]}

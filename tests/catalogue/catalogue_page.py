@@ -1,4 +1,4 @@
-"""Write the golden reports and the contents of recordings/catalogue/: `python tests/catalogue/catalogue_page.py`.
+"""Write the golden files and the contents of recordings/catalogue/: `python tests/catalogue/catalogue_page.py`.
 
 A recording's own lines say the rest: `# lanes: A,B` which lanes its report compares when not the default ones, the other
 comments what happens. The program must be importable: install it, or set PYTHONPATH to the checkout.
@@ -15,6 +15,8 @@ from replay.analyses.compare import compare
 from replay.analyses.compare_report import CompareReport
 from replay.analyses.findings import strength
 from replay.engine.lanes import DEFAULT_LANES, make_lanes
+from replay.golden.files import Wish, update_golden
+from replay.golden.questions import Question
 from replay.recording import open_recording
 from replay.report.compare_text import compare_text
 
@@ -27,8 +29,9 @@ INTRODUCTION: Final = """\
 # Catalogue of divergences
 
 How eager and on-demand allocation of write tracking differ, one small recording for each way, written by hand: the story in
-comments, then one event a line. Numbers are decimal, as JSON has no others. Beside each recording is its golden report, what
-`kvm-replay compare` says of it: the verdict, what each policy does, why, and where in the kernel. Read the two side by side.
+comments, then one event a line. Numbers are decimal, as JSON has no others. Beside each recording is its golden
+file ([docs/goldens.md](../../docs/goldens.md)): what each policy allocates, each divergence, and that the model is its kernel.
+`kvm-replay compare` says the same with the reasons and the place in the kernel.
 
 Rows D1 to D36 are stable names; a report names the row of each thing it finds. "agree" rows are places where one might expect
 a difference and there is none. H rows are races found by reading, which a recording can only make a candidate of; H1 is D36.
@@ -42,7 +45,7 @@ rule of the model is held by a recording ([docs/testing.md](../../docs/testing.m
 The class is the strongest one that is found before userspace would have acted otherwise. The recorded kernel stands in the
 first line of each recording; its results are that kernel's.
 
-This page and the reports are generated: `python tests/catalogue/catalogue_page.py` renews them, a test holds them together.
+This page and the golden files are generated: `python tests/catalogue/catalogue_page.py` renews them, a test holds them together.
 """
 
 
@@ -63,8 +66,8 @@ class Entry:
 
     @property
     def golden(self) -> Path:
-        """File of the golden report."""
-        return self.path.with_name(f"{self.name}.golden.txt")
+        """Golden file beside it."""
+        return self.path.with_name(f"{self.path.name}.golden")
 
 
 def entries() -> list[Entry]:
@@ -88,9 +91,14 @@ def report_of(entry: Entry) -> CompareReport:
         return compare(stream, make_lanes(entry.lanes, stream.header.machine))
 
 
-def golden_of(report: CompareReport) -> str:
-    """Return the golden report: the text of `compare`."""
+def text_of(report: CompareReport) -> str:
+    """Return what `compare` prints."""
     return "".join(f"{line}\n" for line in compare_text(report))
+
+
+def questions_of(entry: Entry) -> tuple[Question, ...]:
+    """Return what a recording's golden file asks: its lanes, and whether the model is its kernel."""
+    return (Question("compare", lanes=",".join(entry.lanes)), Question("check"))
 
 
 def rows_named(report: CompareReport) -> dict[str, int]:
@@ -125,9 +133,9 @@ def page() -> str:
 
 
 def main() -> None:
-    """Write the page and every golden report; say what changed."""
+    """Write the page and every golden file; say what changed."""
     for entry in entries():
-        entry.golden.write_text(golden_of(report_of(entry)))
+        update_golden(str(entry.golden), Wish(questions=questions_of(entry)))
     PAGE.write_text(page())
     subprocess.run(["git", "status", "--short", str(CATALOGUE)], cwd=ROOT, check=False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from catalogue_page import CATALOGUE, PAGE, ROOT, Entry, entries, golden_of, page, report_of, rows_named, strongest_of
+from catalogue_page import CATALOGUE, PAGE, ROOT, Entry, entries, page, questions_of, report_of, rows_named, strongest_of, text_of
 
 from replay.analyses.catalogue import BOUND
 from replay.analyses.check import check
@@ -15,6 +15,7 @@ from replay.analyses.policy_list import CATALOGUE_ROWS
 from replay.cli import main
 from replay.events import AllocFail, MemoryLimit, NotifierRegister, NotifierUnregister
 from replay.events.base import VmCall
+from replay.golden.parsed import parse
 from replay.kvm.policies import POLICIES, policy_for
 from replay.kvm.release import Release
 from replay.recording import Writer, open_recording
@@ -149,7 +150,7 @@ class TestCompleteness:
     def test_every_recording_has_a_case(self) -> None:
         """The table here and the folder name the same recordings, and no report is left of one that is gone."""
         assert {entry.name for entry in ENTRIES} == set(CASES)
-        assert {path.name for path in CATALOGUE.glob("*.golden.txt")} == {entry.golden.name for entry in ENTRIES}
+        assert {path.name for path in CATALOGUE.glob("*.golden")} == {entry.golden.name for entry in ENTRIES}
         assert len(ENTRIES) == 75
 
     def test_page_is_generated(self) -> None:
@@ -200,13 +201,15 @@ class TestRecording:
 
 @by_entry
 class TestReport:
-    """Each report is the golden one, and names its row."""
+    """Each report names its row; the golden files are tests of their own, see pyproject.toml."""
 
     def test_golden(self, entry: Entry, capsys: pytest.CaptureFixture[str]) -> None:
-        """The program prints the golden report and ends with the verdict's status; the page's command renews it."""
+        """Its golden file asks about its lanes; the program ends with the verdict's status and says what the report says."""
+        asked = parse(entry.golden.read_text(), entry.golden.name).questions
+        assert tuple(asked) == questions_of(entry)
         case = CASES[entry.name]
         assert main(["compare", "--lanes", ",".join(entry.lanes), str(entry.path)]) == STATUS[case.verdict]
-        assert capsys.readouterr().out == entry.golden.read_text()
+        assert capsys.readouterr().out == text_of(report_of(entry))
 
     def test_verdict(self, entry: Entry) -> None:
         """Verdict, strongest class and the number of times that its rows are named are those of the table."""
@@ -275,6 +278,7 @@ class TestDeterminism:
         assert reports[0] == reports[1] != ""
 
     def test_a_changed_report_shows(self) -> None:
-        """The golden comparison can fail: another recording's report is another one."""
+        """The comparison can fail: another recording's report is another one, and so is its golden file."""
         first, second = ENTRIES[:2]
-        assert golden_of(report_of(first)) != second.golden.read_text()
+        assert text_of(report_of(first)) != text_of(report_of(second))
+        assert first.golden.read_text() != second.golden.read_text()

@@ -1,7 +1,7 @@
 """Change one rule of the model in memory, and ask recordings whether they notice.
 
 A flip replaces a row, a field, a number or a function of replay.kvm and is undone afterwards; no source is rewritten. A witness
-is a recording with what it says: a kernel's own results and state, or a golden report.
+is a recording with what it says: a kernel's own results and state, or what `compare` reports of it.
 """
 
 import functools
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
-from catalogue_page import Entry, entries, golden_of
+from catalogue_page import Entry, entries, report_of, text_of
 from kernel_recordings import KERNELS, kernel_of, paths
 
 from replay.analyses.check import check
@@ -164,9 +164,9 @@ def _contradicts(stream: Callable[[], MemoryStream], policy: str | None) -> bool
     return check(stream(), policy=policy).mismatch_count > 0
 
 
-def _reports_otherwise(stream: Callable[[], MemoryStream], entry: Entry, golden: str) -> bool:
+def _reports_otherwise(stream: Callable[[], MemoryStream], entry: Entry, report: str) -> bool:
     lanes = make_lanes(entry.lanes, stream().header.machine)
-    return _contradicts(stream, None) or golden_of(compare(stream(), lanes)) != golden
+    return _contradicts(stream, None) or text_of(compare(stream(), lanes)) != report
 
 
 @functools.cache
@@ -182,12 +182,12 @@ def kernel_witness(name: str) -> Witness:
 
 @functools.cache
 def catalogue_witness(entry: Entry) -> Witness:
-    """Return a recording of recordings/catalogue as a witness: its results, and its golden report."""
+    """Return a recording of recordings/catalogue as a witness: its results, and its report."""
     stream = _stream(str(entry.path))
     machine = stream().header.machine
     lanes = make_lanes([*entry.lanes, str(machine.kernel_release)], machine)
     policies = tuple(sorted({lane.policy.name for lane in lanes}))
-    return Witness(entry.name, functools.partial(_reports_otherwise, stream, entry, entry.golden.read_text()), policies)
+    return Witness(entry.name, functools.partial(_reports_otherwise, stream, entry, text_of(report_of(entry))), policies)
 
 
 def witnesses() -> list[Witness]:

@@ -1,19 +1,17 @@
-"""Make recordings/real/ from captures of real VMMs, and its golden reports.
+"""Make recordings/real/ from captures of real VMMs, and its golden files.
 
 `python tests/real/captured.py CAPTURES` imports CAPTURES/<capture>/strace.txt and ftrace.txt (plain or compressed) anew;
-without an argument it only rewrites the golden reports from the recordings that are there. The table says which captures, what
-they show, and which lanes their golden report has. Facts of the machine are those of the host that they were made on.
+without an argument it only rewrites the golden files from the recordings that are there. The table says which captures, what
+they show. Facts of the machine are those of the host that they were made on.
 """
 
-import io
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import attrs
 
-from replay.cli import main
-from replay.cli.verb import TROUBLE
+from replay.golden.files import Wish, update_golden
+from replay.golden.questions import question_of
 from replay.header import Machine
 from replay.recording import Writer
 from replay.runs import Item, Run
@@ -31,7 +29,7 @@ HOST = Machine(
     max_phys_bits=52,
 )
 """A virtual machine host with shadow paging; its kernel has no external users of write tracking."""
-OLD_KERNEL = "release=6.8,config=y,tdp=1"
+QUESTIONS = (question_of("compare"), question_of("compare --profile release=6.8,config=y,tdp=1"))
 """The question of the recordings: what would a distribution kernel with KVMGT built in have paid, before and after 6.9?"""
 
 
@@ -97,28 +95,8 @@ def _cut(item: Item, room: int) -> Item:
     return item.select(range(min(len(item), room))) if isinstance(item, Run) else item
 
 
-def golden(real: Real) -> str:
-    """Return what the golden report must say: the verdict as recorded, then the report under the question's profile."""
-    name = f"{real.name}.kvmr"
-    blocks = []
-    for arguments in ([], ["--profile", OLD_KERNEL]):
-        out = io.StringIO()
-        with redirect_stdout(out):
-            status = main(["compare", "--quiet", *arguments, str(REAL / name)])
-        assert status != TROUBLE, f"{name}: the report could not be made"
-        lines = out.getvalue().splitlines()
-        kept = lines if arguments else lines[: lines.index("")]
-        blocks.append("\n".join([f"$ kvm-replay {' '.join(['compare', *arguments, name])}", *kept, f"exit status {status}", ""]))
-    return "\n".join(blocks)
-
-
-def golden_path(real: Real) -> Path:
-    """Return where the golden report of a recording is."""
-    return REAL / f"{real.name}.golden.txt"
-
-
 if __name__ == "__main__":
     for row in RECORDINGS:
         if len(sys.argv) > 1:
             make(row, Path(sys.argv[1]))
-        golden_path(row).write_text(golden(row), encoding="utf-8")
+        update_golden(str(REAL / f"{row.name}.kvmr.golden"), Wish(questions=QUESTIONS))
