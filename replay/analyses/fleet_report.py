@@ -11,10 +11,7 @@ from replay.events.base import enum, sint, text, uint, values
 TROUBLE: Final = "trouble"
 STATUSES: Final = (*VERDICTS, TROUBLE)
 TEXT_MAX: Final = 8192
-RANKING: Final = (
-    "strongest class first (before any horizon, of the pairs that the verdict rests on), then bytes saved, most first, then "
-    "findings, most first, then name"
-)
+RANKING: Final = "strongest class (before any horizon, of the judged pairs), bytes saved, findings: most first; then name"
 """Which recordings to look at first; those in trouble are listed by themselves."""
 
 
