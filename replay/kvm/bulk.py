@@ -73,7 +73,8 @@ def _layout(machine: Machine, rows: Rows) -> Layout:
             for counts in layout_of(space, table).counters:
                 if counts.roots.owners > 1:
                     counts.own()
-    spaces = [(layout_of(space, table), kvm_page_track_write_tracking_enabled(vm)) for vm, space in rows.spaces]
+    enabled = {vm.number: kvm_page_track_write_tracking_enabled(vm) for vm in rows.vms}
+    spaces = [(layout_of(space, table), enabled[vm.number]) for vm, space in rows.spaces]
     shift = rows.shift if rows.space is not None else 0
     if machine.layout is None or not machine.layout.made_of(spaces, shift):
         machine.layout = joined(spaces, shift)

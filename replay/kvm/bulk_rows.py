@@ -103,7 +103,7 @@ def rows_of(machine: Machine, run: Run) -> Rows | None:
     if len(vms) < len(numbers) or bits > GFN_BITS:
         return None
     rows = Rows(run, vms, run.kinds(), _kinds_of(run) & KIND_MASK, gfn, bits)
-    if rows.has(ADD, REMOVE) and not all(has_external_api(vm) for vm in vms):
+    if rows.has(ADD, REMOVE) and not has_external_api(vms[0]):  # all VMs of a machine are of one policy and profile
         return None
     if rows.has(ACCOUNT, UNACCOUNT) and not (isinstance(run.level, Constant) and run.level.number > 1):
         low = as_array(run.level, len(run)) < 2
@@ -111,7 +111,7 @@ def rows_of(machine: Machine, run: Run) -> Rows | None:
             low &= rows.kind >= ACCOUNT & KIND_MASK
         rows.level_ones = True
         rows.kind = rows.kind | low.view("u1") * LEVEL_ONE
-    rows.twice = rows.has(QUERY, GUEST_WRITE) and any(vm.nas > 1 and reads_all_address_spaces(vm) for vm in vms)
+    rows.twice = rows.has(QUERY, GUEST_WRITE) and reads_all_address_spaces(vms[0]) and any(vm.nas > 1 for vm in vms)
     return rows if _choose_spaces(rows) else None
 
 
