@@ -23,7 +23,7 @@ from replay.kvm.fold import use_bulk
 
 TRIES: Final = 3
 """How often a recording may take its process down before it is given up."""
-DEATHS_MOST: Final = 12
+DEATHS_MOST: Final = 10 * TRIES
 """Pools that may break in a row without a single result in between: then it is not the recordings."""
 CHUNK_FILES: Final = 16
 MANY_FILES: Final = 64
@@ -129,7 +129,6 @@ class _Work:
         if self._tries[path] < TRIES:
             self.suspects.appendleft(path)
             return []
-        self._deaths = 0
         return [lost(path, TRIES)]
 
 
