@@ -259,9 +259,8 @@ class TestProcesses:
         monkeypatch.setattr("replay.fleet.local.DEATHS_MOST", 4)
         paths = write_fleet(tmp_path / "all", 4)
         fleet = Fleet(paths, QUESTION, Store(None, engine_version(), QUESTION.text), LocalPool(1, fleet_samples.dies_always))
-        found = []
         with pytest.raises(WorkerError, match="every process dies"):
-            found.extend(fleet.replay())
+            list(fleet.replay())
         assert fleet.report().trouble == 1
 
     def test_interruption_leaves_nobody(self, tmp_path: Path) -> None:
