@@ -120,7 +120,10 @@ class ArrayTracker:
     def _differ(self, at: Where, lists: tuple[list[Allocation], ...]) -> None:
         touched: dict[Key, None] = {}
         self._note_parted(lists)
-        for allocations, sign, frees in zip(lists, (-1, 1, 1, -1), (False, True, False, True), strict=True):
+        alike: dict[Key, None] = {}
+        taken, freed_ones = self._unlike(lists[0], lists[2], alike), self._unlike(lists[1], lists[3], alike)
+        unlike = (taken[0], freed_ones[0], taken[1], freed_ones[1])
+        for allocations, sign, frees in zip(unlike, (-1, 1, 1, -1), (False, True, False, True), strict=True):
             for allocation in allocations:
                 key = self._key(allocation)
                 touched[key] = None
@@ -137,6 +140,29 @@ class ArrayTracker:
                     self._pair.emit(self._finding(episode, End(at, filled_by, self._failing)))
             elif key in sites and key in freed:
                 episode.moves += 1
+        for key in alike:
+            if key not in touched:
+                self._seen[key] = self._seen.get(key, 0) + 1
+
+    def _unlike(
+        self, ours: list[Allocation], theirs: list[Allocation], alike: dict[Key, None]
+    ) -> tuple[list[Allocation], list[Allocation]]:
+        """Leave out what both lists begin and end with, as long as no episode is about it; alike: takes what is left out."""
+        most, first, last = min(len(ours), len(theirs)), 0, 0
+        while first < most and self._passes(ours[first], theirs[first], alike):
+            first += 1
+        while last < most - first and self._passes(ours[-1 - last], theirs[-1 - last], alike):
+            last += 1
+        return ours[first : len(ours) - last], theirs[first : len(theirs) - last]
+
+    def _passes(self, one: Allocation, other: Allocation, alike: dict[Key, None]) -> bool:
+        """Tell whether two lanes did the same to an array that they have alike."""
+        slot = (one.vm, one.as_id, one.slot_id)
+        key = (*slot, one.array)
+        if slot in self._parted or key in self._open or not _alike(one, other):
+            return False
+        alike[key] = None
+        return True
 
     def _note_parted(self, lists: tuple[list[Allocation], ...]) -> None:
         """Remember the memslots that one lane has and the other has not: all their arrays are one episode."""
@@ -279,14 +305,14 @@ def _arrays(outcome: Outcome | None) -> tuple[list[Allocation], list[Allocation]
 
 def made_alike(ours: list[Allocation], theirs: list[Allocation]) -> bool:
     """Tell whether two lists name the same arrays of the same memslots, in the same order."""
-    if len(ours) != len(theirs):
+    return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+
+
+def _alike(a: Allocation, b: Allocation) -> bool:
+    """Tell whether two lanes have the same array, of whatever size if it is a memslot object."""
+    if a.array != b.array or a.slot_id != b.slot_id or a.as_id != b.as_id or a.vm != b.vm:
         return False
-    for a, b in zip(ours, theirs, strict=True):
-        if a.array != b.array or a.slot_id != b.slot_id or a.as_id != b.as_id or a.vm != b.vm:
-            return False
-        if a.cost is not b.cost and a.cost.nominal_bytes != b.cost.nominal_bytes and a.array != SLOT:
-            return False
-    return True
+    return a.cost is b.cost or a.cost.nominal_bytes == b.cost.nominal_bytes or a.array == SLOT
 
 
 def _shape(allocations: Iterable[Allocation]) -> list[tuple[int, int, int, str, int]]:
