@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import seek
 from c_limit import c_loop
+from calls import KINDS, costs
 from fleets import fleets
 from imports import imports
 from measure import (
@@ -179,10 +180,19 @@ def seeks(folder: Path, args: argparse.Namespace) -> None:
         seek.measure(copy, args.seeks).show()
 
 
+def memslot_calls(_folder: Path, args: argparse.Namespace) -> None:
+    """Measure what memslot calls cost, in microseconds."""
+    print(f"\nmemslot calls, us a call{'two lanes':>22} {'analyses':>9} {'five lanes':>11} {'analyses':>9}")
+    for kind in KINDS:
+        two, five = (costs(kind, names, 3 * args.rounds) for names in (TWO, FIVE))
+        print(f"  {kind:30} {two[0]:13.1f} {two[1]:9.1f} {five[0]:11.1f} {five[1]:9.1f}")
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "real": real_profile,
     "synthetic": main_profile,
     "shapes": shapes,
+    "calls": memslot_calls,
     "scalar": scalar,
     "start": starts,
     "memory": memory,
