@@ -162,8 +162,13 @@ class Session:
         return root
 
     def _catch_signals(self) -> None:
+        """Take signals over, but for those that we were told to ignore (nohup).
+
+        A shell without job control starts background jobs with SIGINT ignored; with --pid it asks for the end all the same.
+        """
+        watching = self.capture.job.pid is not None
         for number in FORWARDED:
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if signal.getsignal(number) != signal.SIG_IGN or (watching and number == signal.SIGINT):
                 self._old[number] = signal.signal(number, self._caught)
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:

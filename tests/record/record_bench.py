@@ -63,6 +63,7 @@ class Bench:
     tools: dict[str, str] = attrs.field(factory=dict)
     text: str = ""
     environ: dict[str, str] = attrs.field(factory=dict)
+    ignores_sigint: bool = False
     _started: list["subprocess.Popen[str]"] = attrs.field(factory=list)
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
@@ -81,10 +82,11 @@ class Bench:
             "FAKE_TEXT": str(self.folder / "fake.txt"),
             **self.environ,
         }
+        command = [sys.executable, "-m", "replay", "record", *words]
+        if self.ignores_sigint:  # as a shell without job control starts what runs in the background
+            command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         with (self.folder / "errors").open("w") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "replay", "record", *words], cwd=self.folder, env=environ, stderr=errors, text=True
-            )
+            process = subprocess.Popen(command, cwd=self.folder, env=environ, stderr=errors, text=True)
         self._started.append(process)
         return process
 

@@ -208,14 +208,14 @@ class TestEnds:
         assert (bench.folder / "late").read_text() == "late\n"
 
     def test_attached(self, bench: Bench) -> None:
-        """--pid records until the process ends, and does not end it; its VMs were there before."""
+        """--pid records until SIGINT, also in the background of a script, and lets the process live; its VMs were there."""
         bench.text = "1100 100 100 guest ENTER fd=4 cmd=4020ae46 arg=7ff w=0,0,100000,7f160171a000,0,0\n"
         bench.text += "1300 100 100 guest IOCTL fd=4 cmd=4020ae46 arg=7ff ret=0\n"
         other = Bench(bench.folder / "other")
         other.folder.mkdir()
         watched = bench.start("--with", "bpftrace", "-o", "inner.kvmr", "--", "sleep", "30")
         until((bench.folder / "inner.kvmr.part").exists)
-        other.tools, other.text = bench.tools, bench.text
+        other.tools, other.text, other.ignores_sigint = bench.tools, bench.text, True
         recorder = other.start("--with", "bpftrace", "-o", "out.kvmr", "--pid", str(watched.pid))
         until((other.folder / "out.kvmr.part").exists)
         recorder.send_signal(signal.SIGINT)
