@@ -123,6 +123,9 @@ class ArrayTracker:
         alike: dict[Key, None] = {}
         taken, freed_ones = self._unlike(lists[0], lists[2], alike), self._unlike(lists[1], lists[3], alike)
         unlike = (taken[0], freed_ones[0], taken[1], freed_ones[1])
+        if any(self._key(allocation) in alike for allocations in unlike for allocation in allocations):
+            # Made in both lanes and given back in one: that is one story, told of all that the event did.
+            unlike, alike = (lists[0], lists[1], lists[2], lists[3]), {}
         for allocations, sign, frees in zip(unlike, (-1, 1, 1, -1), (False, True, False, True), strict=True):
             for allocation in allocations:
                 key = self._key(allocation)
