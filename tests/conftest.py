@@ -1,6 +1,11 @@
-"""Settle how property tests run: never judged by time; the same draws in CI, fresh ones elsewhere. Print what sweeps tried."""
+"""Settle how tests run, wherever they are started.
+
+Property tests are never judged by time; they draw the same in CI, fresh numbers elsewhere. What sweeps tried is printed. A shell
+starts background jobs with SIGINT ignored, and children inherit that: here it means what it means on a terminal.
+"""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -11,5 +16,8 @@ settings.register_profile(
     derandomize=os.environ.get("CI") == "true",
 )
 settings.load_profile("kvm-replay")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["sweep_figures"]
