@@ -9,6 +9,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, Final
 
 import attrs
@@ -17,10 +18,12 @@ import msgpack
 from replay.engine.agreement import share_tables
 from replay.engine.lane import Disagreement, Lane
 from replay.kvm.plain import Plain, Shelf, plain_of_machine, restore_machine
+from replay.kvm.policies import Policy
 
 DISAGREEMENT_PLAIN: Final = tuple(field.name for field in attrs.fields(Disagreement))
 Identity = tuple[Any, ...]
 KEY_BYTES: Final = 16
+_TERM_INPUTS: Final = tuple(product((False, True), repeat=3))
 ZLIB_LEVEL: Final = 6
 """A tenth smaller than by level 1, for some milliseconds; smaller checkpoints may be closer to one another."""
 
@@ -45,7 +48,16 @@ class MisfitError(Exception):
 def identity_of(lane: Lane) -> Identity:
     """Return what a lane is, whatever it is called: lanes of one identity make the same of the same events."""
     facts = tuple(lane.profile.facts().items())
-    return (lane.policy.name, facts, lane.factual, lane.left_out)
+    return (lane.policy.name, rules_of(lane.policy), facts, lane.factual, lane.left_out)
+
+
+def rules_of(policy: Policy) -> tuple[bool, ...]:
+    """Return every answer that a policy gives: a user's file keeps its name when it is changed."""
+    values = (getattr(policy, field.name) for field in attrs.fields(Policy))
+    return (
+        *(value for value in values if isinstance(value, bool)),
+        *(policy.external_term(*inputs) for inputs in _TERM_INPUTS),
+    )
 
 
 def key_of(lane: Lane) -> str:

@@ -7,8 +7,10 @@ from cli_samples import ROOT, write_kvmr
 
 from replay.analyses.compare import compare
 from replay.cli import main
+from replay.engine.checkpoint import key_of
 from replay.engine.lanes import make_lanes
 from replay.errors import PolicyFileError
+from replay.header import Machine
 from replay.kvm.policies import ON_DEMAND, POLICIES
 from replay.policy_file import SPEC_MAX, answered_for, load_policy, own_policies, policy_of
 from replay.recording import open_recording
@@ -130,6 +132,17 @@ class TestLanes:
         Path("mine.py").write_text("BASE = 'on-demand'\nopt_out = 3\n")
         assert main([*arguments, "boot.kvmr"]) == 2
         assert "KVR301 bad policy file: mine.py, line 2: opt_out is 3" in capsys.readouterr().err
+
+    def test_another_file_of_the_name(self, tmp_path: Path) -> None:
+        """A file that is changed is another lane to an index: no checkpoint of what it said before is taken."""
+        path, keys = tmp_path / "mine.py", []
+        rules = ("", "has_ext_flag = False\n", "external_term = lambda config, ext, disabled: config\n", "note = 'words'\n")
+        for rule in rules:
+            path.write_text(f"BASE = 'on-demand'\n{rule}")
+            (lane,) = make_lanes([str(path)], Machine(), own=own_policies([str(path)]))
+            keys.append(key_of(lane))
+        assert len(set(keys)) == 3
+        assert keys[0] == keys[3]
 
     def test_layout(self, tmp_path: Path) -> None:
         """A layout is priced under a file too."""

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from golden_samples import CASE, D02, D08, POLICY, TERM_LINE, copied, replaced
 from ktap_reader import read_ktap
+from report_schemas import report_schema
 
 from replay.cli import main
 from replay.recording import open_recording
@@ -56,6 +58,7 @@ class TestGolden:
         assert "D02-register.jsonl.golden: differs in 1 place\n" in found["text"]
         report = json.loads(found["json"])
         assert (report["same"], report["differs"]) == (1, 1)
+        assert list(jsonschema.Draft202012Validator(report_schema("golden")).iter_errors(report)) == []
         assert report["files"][0]["differences"][0]["details"] == [{"what": "", "before": "same", "after": "divergence"}]
         assert [(one.ok, one.description) for one in read_ktap(found["ktap"].splitlines())] == [
             (False, "D02-register.jsonl.golden"),
