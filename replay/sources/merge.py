@@ -18,6 +18,7 @@ from replay.sources.strace_import import StraceImport
 from replay.sources.strace_queue import StraceQueue
 from replay.sources.tally import Tally
 from replay.sources.tracefs import FORMAT, Walk, clock_of, first_time_ns
+from replay.sources.tracefs_bulk import BulkFold
 from replay.sources.tracefs_calls import Emitter
 from replay.sources.tracefs_grammar import SyscallEnter, syscall_of, task_line
 from replay.sources.tracefs_items import ItemWriter
@@ -144,7 +145,8 @@ class MergedImport:
 
     def _walk_of(self, emit: Emitter, calls: PairedCalls, file: int) -> Walk:
         fold = PageFold(emit.owners, emit.out, self._tally, self._trace.name, calls.use)
-        return Walk(self._lexer, calls, fold, emit.out, self._tally, self._trace.name, file, "shadow_pages")
+        bulk = BulkFold(fold, calls)
+        return Walk(self._lexer, calls, fold, emit.out, self._tally, self._trace.name, file, "shadow_pages", bulk)
 
     def assume_kvmgt(self) -> None:
         """Take VFIO devices that are opened for vGPUs of KVMGT; see `replay.sources.vgpu`."""

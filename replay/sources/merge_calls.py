@@ -1,7 +1,7 @@
 """Take the system calls of one run that strace and tracefs recorded together: arguments from one, places from the other."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
@@ -14,7 +14,7 @@ from replay.sources.strace_feed import StraceFeed
 from replay.sources.strace_queue import Entry
 from replay.sources.syscalls import EXIT, Syscall
 from replay.sources.tally import Tally
-from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT, syscall_record
+from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT, QuietCalls, syscall_record
 from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine
 from replay.sources.tracefs_pages import Use
 from replay.units import EFAULT
@@ -31,6 +31,8 @@ class PairedCalls:
 
     follows: strace followed forks and threads (-f). trace_name, trace_file: base name and index of the trace, for places.
     """
+
+    QUIETS: ClassVar[bool] = False
 
     feed: StraceFeed
     tally: Tally
@@ -104,6 +106,10 @@ class PairedCalls:
     def quiet(self, _lines: tuple[bytes, bytes], _line: int) -> bool:
         """Take no call without a look: each has its record in strace."""
         return False
+
+    def quiet_all(self, calls: Sequence[QuietCalls]) -> bool:
+        """Take no call without a look."""
+        return not calls
 
     def _entered(self, call: OpenCall) -> None:
         tid = call.record.tid

@@ -61,23 +61,29 @@ class Resolver:
             return False
         return self.take_quiet(record.tid, record.args) is not None
 
-    def take_quiet(self, tid: int, args: str) -> Cell | None:
+    def take_quiet(self, tid: int, args: str, count: int = 1) -> Cell | None:
         """Take an ioctl that ended well, or by a signal, if the same text was read before and no fd has changed since.
 
-        Return where it was counted, None when it must be looked at.
+        count: so many of them, with nothing between that asks for the thread's VM. Return where it was counted, None when it must
+        be looked at.
         """
-        task = self.world.tasks.get(tid)
-        if task is None or task.ended or task.pending is not None or task.quiet_version != task.table.version:
-            return None
-        quiet = task.quiet.get(args)
+        quiet = self.knows_quiet(tid, args)
         if quiet is None:
             return None
         file, cell, is_run = quiet
-        cell.count += 1
+        cell.count += count
+        task = self.world.tasks[tid]
         task.vm = file.vm
         if is_run:
             task.vcpu_vm = file.vm
         return cell
+
+    def knows_quiet(self, tid: int, args: str) -> tuple[File, Cell, bool] | None:
+        """Return what `take_quiet` would take an ioctl for: its file, its counter, whether it is KVM_RUN; None for none."""
+        task = self.world.tasks.get(tid)
+        if task is None or task.ended or task.pending is not None or task.quiet_version != task.table.version:
+            return None
+        return task.quiet.get(args)
 
     def enter(self, record: Syscall) -> list[Event]:
         """Take the entry of a call: its fd is looked up now, close() takes effect now.

@@ -5,6 +5,7 @@ A trace without the strace of the same run has no memslot arguments: each such c
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -17,6 +18,7 @@ from replay.runs import Item, Run
 from replay.sources.lineage import Lineage
 from replay.sources.processes import Resolver
 from replay.sources.tally import Tally
+from replay.sources.tracefs_bulk import BulkFold
 from replay.sources.tracefs_calls import QUIET_RESULTS, AloneCalls, Calls, Emitter
 from replay.sources.tracefs_grammar import (
     SyscallEnter,
@@ -45,7 +47,8 @@ EPOCH_NS_MIN: Final = 10**18
 class Walk:
     """Goes through the lines of a trace in order and hands each to the one who knows it.
 
-    lost_affects: what can not be told after a loss; only shadow pages when another recording has the calls.
+    lost_affects: what can not be told after a loss; only shadow pages when another recording has the calls. bulk: takes blocks of
+    which most lines need no look by themselves; None: each line is taken by itself.
     """
 
     lexer: TracefsLexer
@@ -56,6 +59,7 @@ class Walk:
     name: str
     file: int
     lost_affects: str = "everything"
+    bulk: BulkFold | None = None
     events: int = 0
     _good: bool = False
     _bad: int = 0
@@ -64,9 +68,10 @@ class Walk:
     def items(self, blocks: Iterable[Block] | None = None) -> Iterator[Item]:
         """Yield what the lines give; blocks: of the lexer, when some were read ahead."""
         for block in self.lexer if blocks is None else blocks:
-            lines = self._loud(block)
-            while (line := self.fold.fold(lines)) is not None:
-                self._cold(line, self.fold.line)
+            if self.bulk is not None and self.bulk.wants(block):
+                self.bulk.take(block, partial(self._exact, block))
+            else:
+                self._exact(block, 0, len(block.lines))
             self.out.spill()
             yield from self._ready()
         self._count_odd(last=True)
@@ -75,11 +80,19 @@ class Walk:
         self.out.close()
         yield from self._ready()
 
-    def _loud(self, block: Block) -> Iterator[bytes]:
-        """Yield the lines of a block as they are asked for, two empty ones for each call that needs no look."""
-        lines, last, taken = block.lines, len(block.lines) - 1, False
+    def _exact(self, block: Block, start: int, stop: int) -> None:
+        """Take some lines of a block one by one."""
+        self.fold.line = block.first_line - 1 + start
+        lines = self._loud(block, start, stop)
+        while (line := self.fold.fold(lines)) is not None:
+            self._cold(line, self.fold.line)
+
+    def _loud(self, block: Block, start: int, stop: int) -> Iterator[bytes]:
+        """Yield lines of a block as they are asked for, two empty ones for each call that needs no look."""
+        lines, last, taken = block.lines, stop - 1, False
         quiet = self.calls.quiet
-        for place, text in enumerate(lines):
+        for place in range(start, stop):
+            text = lines[place]
             if taken:
                 taken = False
                 yield b""
@@ -224,7 +237,7 @@ class TracefsImport:
         out, owners = ItemWriter(0), Owners(resolver, by_thread=not lineage.makers_recorded)
         calls = AloneCalls(Emitter(resolver, owners, out), lineage, self._tally, name, 0)
         fold = PageFold(owners, out, self._tally, name)
-        return Walk(self._lexer, calls, fold, out, self._tally, name, 0)
+        return Walk(self._lexer, calls, fold, out, self._tally, name, 0, bulk=BulkFold(fold, calls))
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order; raises TraceSyntaxError for text that is no trace, EmptyError for one without KVM."""

@@ -1,6 +1,7 @@
 """Take the system calls of a trace: those of tracefs alone, where the numbers are known and what pointers point to is not."""
 
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Final, Protocol
 
 import attrs
 
@@ -33,8 +34,22 @@ LATE_EXIT: Final = "result of a call that was entered before the trace"
 LOST_EXIT: Final = "call without a result in the trace"
 
 
+@attrs.frozen
+class QuietCalls:
+    """Calls that are equal but for their times: entry and result of the last one, the number of its line, and how many."""
+
+    lines: tuple[bytes, bytes]
+    line: int
+    count: int
+
+
 class Calls(Protocol):
-    """What the walk over a trace hands its system calls to; they write events through the writer they share."""
+    """What the walk over a trace hands its system calls to; they write events through the writer they share.
+
+    QUIETS: whether any call needs no look at all.
+    """
+
+    QUIETS: ClassVar[bool]
 
     def enter(self, task: TaskLine, call: SyscallEnter, line: int) -> None:
         """Take the entry of a call."""
@@ -46,6 +61,10 @@ class Calls(Protocol):
 
     def quiet(self, lines: tuple[bytes, bytes], line: int) -> bool:
         """Take a call whose entry and result are neighbours, if it needs no look at all; line: number of the first one."""
+        ...
+
+    def quiet_all(self, calls: Sequence[QuietCalls]) -> bool:
+        """Take calls as `quiet` does, if none needs a look, and else none; they are in order of their last ones."""
         ...
 
     def end(self) -> None:
@@ -77,6 +96,8 @@ class AloneCalls:
 
     lineage: which the resolver reads; processes are added to it as lines name them.
     """
+
+    QUIETS: ClassVar[bool] = True
 
     emit: Emitter
     lineage: Lineage
@@ -127,24 +148,36 @@ class AloneCalls:
         As `enter` and `exit` it counts the call and says which VM the thread runs; between the two nothing can happen, so
         that whose pages a thread makes is what it was before. KVM_RUN comes by the thousand in every trace.
         """
-        text, after = lines
-        head, last = USUAL_COLUMNS.match(text), USUAL_COLUMNS.match(after)
-        if head is None or last is None or after[last.end() :] not in QUIET_RESULTS:
-            return False
-        start = text[: text.find(b"[", head.end(1))]
-        if not after.startswith(start):
-            return False
-        key = start, text[head.end() :]
-        known = self._texts.get(key, ())
-        if known == ():
-            known = self._learned(key, text)
-        if known is None:
-            return False
-        cell = self.emit.resolver.take_quiet(*known)
+        known = self._quiet(lines)
+        cell = None if known is None else self.emit.resolver.take_quiet(*known)
         if cell is None:
             return False
         self._last = lines, line, cell
         return True
+
+    def quiet_all(self, calls: Sequence[QuietCalls]) -> bool:
+        """Take calls as `quiet` does, if none needs a look, and else none; they are in order of their last ones."""
+        resolver = self.emit.resolver
+        known = [self._quiet(call.lines) for call in calls]
+        if any(found is None or resolver.knows_quiet(*found) is None for found in known):
+            return False
+        for call, found in zip(calls, known, strict=True):
+            cell = None if found is None else resolver.take_quiet(*found, call.count)
+            if cell is not None:
+                self._last = call.lines, call.line, cell
+        return True
+
+    def _quiet(self, lines: tuple[bytes, bytes]) -> tuple[int, str] | None:
+        """Return thread and arguments of a call whose entry and result are these neighbours, None when they are not that."""
+        text, after = lines
+        head, last = USUAL_COLUMNS.match(text), USUAL_COLUMNS.match(after)
+        if head is None or last is None or after[last.end() :] not in QUIET_RESULTS:
+            return None
+        start = text[: text.find(b"[", head.end(1))]
+        if not after.startswith(start):
+            return None
+        key = start, text[head.end() :]
+        return self._texts[key] if key in self._texts else self._learned(key, text)
 
     def _learned(self, key: tuple[bytes, bytes], text: bytes) -> tuple[int, str] | None:
         """Return thread and arguments of an entry as the resolver has them; None for another kind of line."""

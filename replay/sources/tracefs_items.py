@@ -1,12 +1,17 @@
 """Gather what an import of tracefs text gives: structural events one by one, shadow pages as columns."""
 
+from array import array
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from replay.events import Event, HotEvent, Task
 from replay.runs import RUN_EVENTS_MAX, Constant, Item, Run, run_of
+from replay.sources.tracefs_columns import PageColumns, columns_of_rows, joined
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PageRow = tuple[int, int, int, int, int, int | None, int]
 """kind, vm, gfn, place (`place_of`), index of the task, time in ns, line."""
@@ -33,6 +38,7 @@ class ItemWriter:
     file: int = 0
     nested: bool = False
     rows: list[PageRow] = attrs.field(factory=list)
+    _pieces: list[list[PageRow] | PageColumns] = attrs.field(factory=list)
     _tasks: dict[tuple[int, int], int] = attrs.field(factory=dict)
     _out: list[Item] = attrs.field(factory=list)
     _hot: list[HotEvent] = attrs.field(factory=list)
@@ -48,9 +54,16 @@ class ItemWriter:
 
     def hot(self, event: HotEvent) -> None:
         """Write a hot event that is no page; what was gathered of pages comes before it, what follows after."""
-        if self.rows or len(self._hot) >= RUN_EVENTS_MAX:
+        if self.rows or self._pieces or len(self._hot) >= RUN_EVENTS_MAX:
             self.close()
         self._hot.append(event)
+
+    def pages(self, columns: PageColumns) -> None:
+        """Write pages that are columns already."""
+        if self.rows:
+            self._pieces.append(self.rows[:])
+            self.rows.clear()
+        self._pieces.append(columns)
 
     def _end_hot(self) -> None:
         if self._hot:
@@ -60,6 +73,8 @@ class ItemWriter:
     def spill(self) -> None:
         """Write the full runs that have been gathered."""
         self._end_hot()
+        while self._pieces and sum(map(len, self._pieces)) + len(self.rows) >= RUN_EVENTS_MAX:
+            self._out.append(self._cut(RUN_EVENTS_MAX))
         while len(self.rows) >= RUN_EVENTS_MAX:
             self._out.append(self._run(self.rows[:RUN_EVENTS_MAX]))
             del self.rows[:RUN_EVENTS_MAX]
@@ -67,14 +82,60 @@ class ItemWriter:
     def close(self) -> None:
         """End the run that is being gathered."""
         self.spill()
+        if self._pieces:
+            self._out.append(self._cut(RUN_EVENTS_MAX))
         if self.rows:
             self._out.append(self._run(self.rows))
             self.rows.clear()
+
+    def _cut(self, most: int) -> Run:
+        """Return the first rows, at most so many, as a run; some of them are columns."""
+        if self.rows:
+            self._pieces.append(self.rows[:])
+            self.rows.clear()
+        taken: list[list[PageRow] | PageColumns] = []
+        while self._pieces and most:
+            piece = self._pieces.pop(0)
+            if len(piece) > most:
+                first, rest = _parted(piece, most)
+                self._pieces.insert(0, rest)
+                piece = first
+            taken.append(piece)
+            most -= len(piece)
+        parts = [piece if isinstance(piece, PageColumns) else columns_of_rows(piece) for piece in taken]
+        if None not in parts:
+            return self._run_of_columns(joined([part for part in parts if part is not None]))
+        return self._run([row for piece in taken for row in (piece.rows() if isinstance(piece, PageColumns) else piece)])
 
     def drain(self) -> list[Item]:
         """Return what is ready and forget it."""
         out, self._out = self._out, []
         return out
+
+    def _run_of_columns(self, pages: PageColumns) -> Run:
+        """Return columns as a run whose columns are views of bytes."""
+        import numpy as np
+
+        length = len(pages)
+        plain = int(pages.place.max()) <= _LEVEL_MASK
+        known = list(self._tasks)
+        used = np.unique(pages.task)
+        zeros = Constant(0, length)
+        return Run(
+            kind=_view(pages.kind, "B"),
+            vm=_view_of(pages.vm, "I"),
+            as_id=zeros if plain else _view_of(pages.place >> 3 & 0xFF, "B"),
+            gfn=_view(pages.gfn, "Q"),
+            level=_view_of(pages.place & _LEVEL_MASK, "B"),
+            nested=_view_of(pages.place >> 11, "B") if not (plain or self.nested) else Constant(int(self.nested), length),
+            ret=Constant(None, length),
+            task=zeros if len(used) == 1 else _view(np.searchsorted(used, pages.task), "I"),
+            tasks=tuple(Task(*known[index]) for index in used.tolist()),
+            time_ns=_view(pages.time_ns, "Q"),
+            file=Constant(self.file, length),
+            line=_view(pages.line, "Q"),
+            inferred=zeros,
+        )
 
     def _run(self, rows: list[PageRow]) -> Run:
         """Return rows as a run; columns of one value cost nothing."""
@@ -106,3 +167,21 @@ class ItemWriter:
 def _column(values: Sequence[int]) -> Sequence[int]:
     """Return a column as a constant when it is one."""
     return Constant(values[0], len(values)) if len(set(values)) == 1 else values
+
+
+def _parted(piece: list[PageRow] | PageColumns, rows: int) -> tuple[list[PageRow] | PageColumns, list[PageRow] | PageColumns]:
+    """Return the first rows of a piece, and the others."""
+    if isinstance(piece, PageColumns):
+        return piece.cut(0, rows), piece.cut(rows, len(piece))
+    return piece[:rows], piece[rows:]
+
+
+def _view(column: "NDArray[Any]", code: str) -> memoryview:
+    """Return a column of an array as the columns of a recording are: bytes that are looked at as unsigned numbers."""
+    return memoryview(array(code, column.astype(code).tobytes()))
+
+
+def _view_of(column: "NDArray[Any]", code: str) -> Sequence[int]:
+    """Return a column of an array as a constant when it is one."""
+    first = int(column[0])
+    return Constant(first, len(column)) if bool((column == first).all()) else _view(column, code)

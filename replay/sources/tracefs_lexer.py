@@ -15,10 +15,11 @@ LINE_BYTES_MAX: Final = 1 << 20
 
 @attrs.frozen
 class Block:
-    """Some consecutive lines without their ends; first_line: the number of the first one, from 1."""
+    """Some consecutive lines without their ends; first_line: the number of the first one, from 1; text: with their ends."""
 
     first_line: int
     lines: list[bytes]
+    text: bytes = b""
 
 
 class TracefsLexer:
@@ -39,7 +40,7 @@ class TracefsLexer:
         for text in self._texts():
             lines = text.split(b"\n")
             lines.pop()
-            yield Block(line, lines)
+            yield Block(line, lines, text)
             line += len(lines)
 
     def _texts(self) -> Iterator[bytes]:

@@ -32,7 +32,7 @@ class Use:
 
 
 Known = tuple[int, int, int, int, bytes, int]
-"""Columns of a line (end of the thread id, first digit of the seconds, the dot, the event), the second, and that in ns."""
+"""Columns of a line (end of the thread id, first digit of the seconds, the dot, the event), the second and its dot, and in ns."""
 
 
 @attrs.define
@@ -43,7 +43,8 @@ class PageFold:
     word, so that nothing of it is missing. on_unknown: called with a thread whose VM is not known; True: ask again.
 
     The kernel prints the same body for the same page again and again, in the same columns: what a body means, and whose
-    thread a line begins with, is remembered, and a line that is known in all of its parts is not parsed.
+    thread a line begins with, is remembered, and a line that is known in all of its parts is not parsed; see also
+    `replay.sources.tracefs_bulk`.
     """
 
     owners: Owners
@@ -55,6 +56,7 @@ class PageFold:
     roles: bool = False
     on_unknown: Callable[[int], bool] | None = None
     _known: Known = (0, 0, 0, 0, b"", 0)
+    _begins: set[bytes] = attrs.field(factory=set)
     _pages: dict[bytes, tuple[int, int, int, int]] = attrs.field(factory=dict)
     _ignored: dict[bytes, list[int]] = attrs.field(factory=dict)
     _counts: dict[str, list[int]] = attrs.field(factory=dict)
@@ -65,12 +67,17 @@ class PageFold:
         """Whether any line was a shadow-page event in the usual columns."""
         return bool(self._known[3])
 
+    def count_dull(self, words: str, line: int, count: int) -> None:
+        """Count shadow-page events without effect; line: of the first one."""
+        self._counts.setdefault(words, [0, line])[0] += count
+
     def fold(self, lines: Iterator[bytes]) -> bytes | None:
         """Take lines up to one that is no shadow-page event in the usual columns, and return that; None at their end.
 
         `line` is the number of the line before the first one, and afterwards of the last one taken.
         """
         pages, ignored, fast, add, line = self._pages, self._ignored, self.owners.fast, self.out.rows.append, self.line
+        begins = self._begins
         task_end, seconds, dot, body, second, second_ns = self._known
         micros, stop = dot + 1, body - 2
         found = None
@@ -78,12 +85,16 @@ class PageFold:
             line += 1
             if not text:  # nothing, or a call that is taken already
                 continue
-            event = text[body:]
-            page = pages.get(event)
-            if page is not None:
-                lane = fast.get(text[:task_end])
-                micro = text[micros:stop]
-                if lane is not None and text[seconds:dot] == second and micro.isdigit():
+            micro = text[micros:stop]
+            if text[:seconds] in begins and text[seconds:micros] == second and micro.isdigit() and text[stop:body] == b": ":
+                event = text[body:]
+                page = pages.get(event)
+                if page is None:
+                    cell = ignored.get(event)
+                    if cell is not None:
+                        cell[0] += 1
+                        continue
+                elif (lane := fast.get(text[:task_end])) is not None:
                     kind, gfn, level, key = page
                     vm, live, task = lane
                     if kind == ACCOUNT:
@@ -91,13 +102,8 @@ class PageFold:
                     elif (count := live.pop(key, 0)) > 1:
                         live[key] = count - 1
                     elif not count:
-                        self._unseen(line)
+                        self.unseen(line)
                     add((kind, vm, gfn, level, task, second_ns + int(micro) * 1000, line))
-                    continue
-            else:
-                cell = ignored.get(event)
-                if cell is not None:
-                    cell[0] += 1
                     continue
             if not self._parse(text, line):
                 found = text
@@ -116,7 +122,10 @@ class PageFold:
         if page is None:
             return False
         second_ns = int(head[3]) * 1_000_000_000
-        self._known = (head.end(1), head.start(3), head.end(3), head.end(), head[3], second_ns)
+        self._known = (head.end(1), head.start(3), head.end(3), head.end(), head[3] + b".", second_ns)
+        if len(self._begins) >= WORDS_MAX:
+            self._begins.clear()
+        self._begins.add(text[: head.start(3)])
         self._learn(text[head.end() :], page, line)
         tid = int(head[2])
         self.one(page, tid, second_ns + int(head[4]) * 1000, line, head=head[1])
@@ -154,7 +163,7 @@ class PageFold:
         if made or count > 1:
             pages.live[key] = count + 1 if made else count - 1
         elif not count:
-            self._unseen(line)
+            self.unseen(line)
         self.out.rows.append((page.kind, pages.vm, page.gfn, page.place, task, time_ns, line))
         if lane.sure and not pages.slow and head:
             self.owners.remember(tid, head, (pages.vm, pages.live, task))
@@ -196,7 +205,8 @@ class PageFold:
                 Lost(what=AMBIGUOUS, affects="shadow_pages", task=task, time_ns=time_ns, source=Source(self.out.file, line))
             )
 
-    def _unseen(self, line: int) -> None:
+    def unseen(self, line: int) -> None:
+        """Count a page that was zapped and never seen to be made."""
         self.tally.add(self._place(line), UNSEEN, "lost")
 
     def _place(self, line: int) -> str:

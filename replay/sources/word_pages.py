@@ -62,7 +62,7 @@ class WordFold(PageFold):
             elif (count := live.pop(key, 0)) > 1:
                 live[key] = count - 1
             elif not count:
-                self._unseen(line)
+                self.unseen(line)
             add((event.kind, vm, event.gfn, event.place, task, time_ns(time, fraction), line))
         self.line = line
         return found

@@ -9,6 +9,7 @@ from replay.events import Event
 from replay.header import Trailer
 from replay.runs import events_of
 from replay.sources.tracefs import TracefsImport
+from replay.sources.tracefs_bulk import BulkFold
 from replay.sources.tracefs_calls import AloneCalls
 
 START = [
@@ -80,6 +81,7 @@ def imported(text: bytes) -> tuple[list[Event], Trailer, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AloneCalls, "quiet", counted)
+        patch.setattr(BulkFold, "wants", lambda *_: False)  # it takes calls together, see test_tracefs_bulk.py
         events = list(events_of(stream.items()))
     return events, stream.trailer(), short
 
