@@ -25,7 +25,8 @@ class Cost:
     nominal_bytes: what the code asked for. pages: data pages, which is also what the memory cgroup is charged.
     areas: vmalloc areas, 2 with a nested pointer array, 0 for kmalloc. area_pages: pages in all of them without guards, as
     /proc/vmallocinfo shows. real_bytes: data pages and pointer array (vm_struct and page tables are not counted).
-    charged_bytes: what the memory cgroup of the task is charged.
+    charged_bytes: what the memory cgroup of the task is charged, in whole pages. A slab object (the memslot itself) is charged by
+    the byte from a stock of the cgroup (mm/memcontrol.c obj_cgroup_charge()), 512 and a pointer; that is not modelled: 0.
     """
 
     nominal_bytes: int
