@@ -95,8 +95,6 @@ def line_of_event(event: Event, own: str = "") -> str:
 
 def word_of(field: Field, value: Any, kind: str) -> str:
     """Return a field and its value as one word. Raises EventError for a value that the field can not hold."""
-    if value is None:
-        return f"{field.name}={_UNKNOWN}"
     if field.accepts is not None and not field.accepts(value):
         raise refused(field, value, kind)
     spec = field.spec

@@ -85,6 +85,14 @@ class TestSkipped:
         late = one.fold(run_of([TRACKED[0], WriteTrackRemove(vm=0, gfn=Gfn(9), ret=0)]), 9)
         assert late.log == [(1, "WARN: write-track count below 0")]
 
+    def test_rows_are_counted(self) -> None:
+        """What is left out of runs is counted by its reason, row by row."""
+        one = lane("on-demand@tdp=1,config=n", machine("6.12", tdp=False))
+        replay(one, [CREATE, slot(), *TRACKED])
+        assert one.skipped == {SKIPPED_EXTERNAL: 2, SKIPPED_SHADOW: 2}
+        replay(one, TRACKED[:3])
+        assert one.skipped == {SKIPPED_EXTERNAL: 3, SKIPPED_SHADOW: 3}
+
     def test_a_run_that_can_not_happen(self) -> None:
         """A run of which nothing is left does nothing."""
         one = lane("on-demand@tdp=1", machine("6.12", tdp=False))

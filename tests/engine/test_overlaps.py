@@ -56,6 +56,26 @@ class TestUnits:
         """Calls that follow one another, or touch, are no unit."""
         assert units([call(n % 2, n, n + 1) for n in range(50)]) == []
 
+    @pytest.mark.parametrize("ahead", range(2, 9))
+    def test_units_of_two_vms_interleaved(self, ahead: int) -> None:
+        """Units that lie within one another in the recording are found once each, however far ahead is read."""
+        pairs = [(vm, 20 * n + 5 * place, 20 * n + 5 * place + 7) for n in range(4) for place in (0, 1) for vm in (0, 1)]
+        events = [call(10 * vm + place % 4 // 2, enter, leave, vm=vm) for place, (vm, enter, leave) in enumerate(pairs)]
+        found = shape(units(events, ahead=ahead))
+        assert found == [(base + vm, base + vm + 2) for base in range(0, 16, 4) for vm in (0, 1)]
+
+    def test_nothing_is_kept(self) -> None:
+        """Of a long stream in which units come and go, nothing is kept but when the last call returned."""
+        events = [call(n % 2, 20 * (n // 2) + n % 2, 20 * (n // 2) + 9) for n in range(400)]
+        overlaps, settled = Overlaps(items_of(events), 8), 0
+        for head in overlaps:
+            at = overlaps.unit_at(head)
+            if at is not None:
+                overlaps.settle(*at)
+                settled += 1
+        assert settled == 200
+        assert (overlaps._tangled, overlaps._settled) == ({}, {})
+
     def test_transitive(self) -> None:
         """Calls that overlap by way of others are one unit; those behind are another."""
         spans = [(0, 10), (5, 20), (15, 30), (30, 40), (35, 45)]

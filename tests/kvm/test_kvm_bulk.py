@@ -3,17 +3,24 @@
 import os
 import random
 from collections import Counter
+from typing import Any
 
+import attrs
 import pytest
-from bulk_worlds import World, machine_of, profile_of
+from bulk_worlds import KINDS, World, machine_of, profile_of
 
+from replay.events import GuestWrite, MemslotSet, NotifierRegister, VmCreate, WriteTrackAdd, WriteTrackRemove
 from replay.kvm import bulk, fold, page_track
 from replay.kvm.bulk import fold_bulk
 from replay.kvm.fold import fold_run
 from replay.kvm.leaves import mix
 from replay.kvm.machine import Machine
+from replay.kvm.profile import Profile
+from replay.kvm.release import Release
+from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.state import counters_digest_of, keep_digests, state_of
-from replay.runs import Item, Run
+from replay.runs import COLUMNS, GUEST_WRITE, RUN_EVENTS_MAX, Constant, Item, Run, run_of
+from replay.units import Gfn, Gpa, Hva
 
 EVENTS = int(os.environ.get("KVM_REPLAY_BULK_EVENTS", "300000"))
 """Hot events that the fuzzer folds by both rules; some millions take some minutes and belong into the check before a release."""
@@ -72,6 +79,15 @@ def _fold_both(scalar: Machine, fast: Machine, run: Run, first: int, met: Counte
     met["tracked writes"] += len(expected.tracked_writes)
 
 
+def slots_up_to(bits: int) -> list[MemslotSet]:
+    """Return slots at the first gfns, at half and at the end of a range of so many bits."""
+    bases = (0, 1 << bits - 1, (1 << bits) - 4)
+    return [
+        MemslotSet(vm=0, slot=slot, guest_phys_addr=Gpa(base << 12), memory_size=4 << 12, userspace_addr=Hva((slot + 1) << 32))
+        for slot, base in enumerate(bases)
+    ]
+
+
 class TestBulkRule:
     """The bulk rule against the scalar one."""
 
@@ -90,3 +106,90 @@ class TestBulkRule:
         wanted |= {"WARN: write tracking is not enabled", "tracked writes", "ret 1", "ret -22"}
         wanted |= {"WARN: write-track count above 65535"} if limit == LOWERED else set()
         assert not {what for what in wanted if not met[what]}
+
+    @pytest.mark.parametrize("bits", range(10, 34))
+    def test_gfns_of_every_width(self, bits: int) -> None:
+        """Rows are told apart whatever share of the sort key their gfns take."""
+        rng, profile = random.Random(bits), Profile(release=Release(6, 12, 117), config_external_write_tracking=True)
+        gfns = [rng.choice((0, 1 << bits - 1, (1 << bits) - 2)) + rng.randrange(2) for _ in range(999)] + [(1 << bits) - 1]
+        run = run_of([(WriteTrackAdd if rng.random() < 0.8 else WriteTrackRemove)(vm=0, gfn=Gfn(gfn)) for gfn in gfns])
+        found = []
+        for rule in (fold_run, fold_bulk):
+            machine = machine_of(profile, 1)
+            for event in (VmCreate(vm=0, ret=0), *slots_up_to(bits), NotifierRegister(vm=0)):
+                machine.step(event, 0)
+            outcome = rule(machine, run, 9)
+            assert outcome is not None
+            assert outcome.adds + outcome.removes == 1000
+            found.append((outcome, state_of(machine)))
+        assert found[0] == found[1]
+
+    def test_every_kind_is_folded_at_once(self) -> None:
+        """A long run of any kind of rows, and of all of them, is not left to the scalar rule."""
+        profile = Profile(release=Release(6, 12, 117), config_external_write_tracking=True)
+        for kinds in (*((kind,) for kind in KINDS), KINDS):
+            machine = machine_of(profile, 1)
+            for event in (VmCreate(vm=0, ret=0), *slots_up_to(8), NotifierRegister(vm=0)):
+                machine.step(event, 0)
+            columns: dict[str, Any] = {name: Constant(None, 60) for name in COLUMNS}
+            columns |= {"kind": [kinds[row % len(kinds)] for row in range(60)], "level": Constant(2, 60), "gfn": Constant(3, 60)}
+            columns |= {name: Constant(0, 60) for name in ("vm", "as_id", "nested", "inferred")}
+            outcome = fold_bulk(machine, Run(tasks=(), **columns), 9)
+            assert outcome is not None, kinds
+
+    def test_many_address_spaces(self) -> None:
+        """Gfns of 40 bits in so many address spaces that rows can not be sorted by one number are left to the scalar rule."""
+        machine = machine_of(Profile(release=Release(6, 12, 117), smm=True), 2)
+        for vm in range(40):
+            machine.step(VmCreate(vm=vm, ret=0), vm)
+        columns: dict[str, Any] = {name: Constant(None, RUN_EVENTS_MAX) for name in COLUMNS}
+        columns |= {
+            "kind": Constant(GUEST_WRITE, RUN_EVENTS_MAX),
+            "vm": [row % 40 for row in range(RUN_EVENTS_MAX)],
+            "as_id": [row % 2 for row in range(RUN_EVENTS_MAX)],
+            "gfn": Constant((1 << 40) - 1, RUN_EVENTS_MAX),
+        }
+        run = Run(tasks=(), **columns)
+        assert fold_bulk(machine, run, 40) is None
+        assert fold_bulk(machine, attrs.evolve(run, gfn=Constant(1, RUN_EVENTS_MAX)), 40) is not None
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_longer_than_a_recorded_run(self, seed: int) -> None:
+        """A run that somebody made longer than readers make them is folded alike."""
+        rng = random.Random(seed)
+        world, profile = World(rng), profile_of(rng, seed)
+        scalar, fast = machine_of(profile, seed), machine_of(profile, seed)
+        for number, event in enumerate(world.start()):
+            assert scalar.step(event, number).ret == fast.step(event, number).ret
+        met: Counter[str] = Counter()
+        for _ in range(4):
+            _fold_both(scalar, fast, world.run(RUN_EVENTS_MAX + 3), 1000, met)
+            assert state_of(scalar) == state_of(fast)
+        assert met["folded at once"] > 0
+
+
+class TestLoading:
+    """When the bulk rule is loaded."""
+
+    def test_loaded_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Once it is asked for, a machine's first long run is folded by it, and by the scalar rule else."""
+        machine = machine_of(Profile(release=Release(6, 12, 117)), 2)
+        machine.step(VmCreate(vm=0, ret=0), 0)
+        run = run_of([GuestWrite(vm=0, gfn=Gfn(1))] * fold.BULK_ROWS_LEAST)
+        loaded: list[Any] = []
+        monkeypatch.setattr(fold, "_BULK", loaded)
+        fold.fold(machine, run, 1)
+        assert loaded == []
+        fold.use_bulk()
+        fold.use_bulk()
+        assert loaded == [fold_bulk]
+        asked: list[Run] = []
+
+        def spy(machine: Machine, run: Run, first: int) -> RunOutcome | None:
+            asked.append(run)
+            return fold_bulk(machine, run, first)
+
+        loaded[0] = spy
+        fold.fold(machine, run, 1)
+        fold.fold(machine, run_of([GuestWrite(vm=0, gfn=Gfn(1))] * (fold.BULK_ROWS_LEAST - 1)), 1)
+        assert asked == [run]

@@ -65,6 +65,15 @@ def _overlap(lane: Lane) -> None:
     lane.vm.nr_memslot_pages += 36
 
 
+def _forget_array(lane: Lane) -> None:
+    lane.slot(1).arch.gfn_write_track = None
+
+
+def _unreachable(lane: Lane) -> None:
+    found = lane.slot(1)
+    lane.vm.spaces[0].by_id = lambda slot_id: None if slot_id == 1 else found  # type: ignore[method-assign]
+
+
 def _set(**values: object) -> Breakage:
     def breakage(lane: Lane) -> None:
         for name, value in values.items():
@@ -77,6 +86,8 @@ def _set(**values: object) -> Breakage:
 # What is broken by hand -> invariants that must say so.
 BROKEN: dict[str, tuple[Breakage, set[str]]] = {
     "array missing while enabled": (_wt, {"I1", "I6", "I12", "I13"}),
+    "counts without an array": (_forget_array, {"I1", "I6", "I7", "I8", "I12", "I13"}),
+    "slot not found": (_unreachable, {"sets"}),
     "array of another size": (_odd_size, {"I1", "I6", "I7", "I12", "I13"}),
     "shadow flag fell": (_set(shadow_root_allocated=False), {"I4"}),
     "sticky flag fell": (_set(external_write_tracking_enabled=False), {"I4", "I5"}),
@@ -204,6 +215,14 @@ class TestLedger:
         lane = sound()
         lane.ledger.note_run(lane.machine, run_of([add(16)]), lane.hot())
         assert [sentence.split(":")[0] for sentence in check_invariants(lane.machine, None, lane.ledger)] == ["I7"]
+
+    def test_slots_without_arrays_count_nothing(self) -> None:
+        """Rows on a slot that has no array yet have no counter, in the model and in the second count."""
+        lane = Lane(LAZY)
+        lane.set(1)
+        outcome = lane.hot()
+        lane.ledger.note_run(lane.machine, run_of([add(16)]), outcome)
+        assert lane.ledger._counts == {}
 
     def test_forgets_freed_arrays(self) -> None:
         """What belonged to a deleted slot is dropped."""

@@ -272,6 +272,15 @@ class TestCounterBytes:
             fill(again, counter_bytes(counters))
             assert again.roots.digest == counters.roots.digest != 0
 
+    @pytest.mark.parametrize("number", [255, 256, 65535, 65536, (1 << 32) - 1])
+    def test_widths(self, number: int) -> None:
+        """A count, and a distance of two gfns, of just so many bytes and of one more comes back."""
+        for counts in ({0: number}, {7: 1, 7 + number: 1}):
+            counters, again = (Counters(Table("I"), 0, 1 << 33) for _ in range(2))
+            counters.update(counts)
+            fill(again, counter_bytes(counters))
+            assert again == counts
+
     def test_zeros_leave_no_trace(self) -> None:
         """Counters that went up and down again give the bytes of those that never did."""
         counters = Counters(Table(), 0, 4096)
