@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import attrs
 
-from replay.kvm.fold import BULK_ROWS_LEAST
+from replay.kvm.fold import BULK_ROWS_LEAST, has_bulk
 from replay.runs import COLUMNS, Constant, Run
 
 _FOLDED: Final = ("kind", "vm", "as_id", "gfn", "level")
@@ -17,8 +17,8 @@ def rows_of_vms(run: Run, vms: Sequence[int], kept: Sequence[int] | None) -> Seq
     wanted = frozenset(vms)
     if kept is not None:
         return [row for row in kept if run.vm[row] in wanted]
-    if isinstance(run.vm, memoryview) and len(run) >= BULK_ROWS_LEAST:
-        import numpy as np  # the run is long: the bulk rule will want it anyway
+    if isinstance(run.vm, memoryview) and len(run) >= BULK_ROWS_LEAST and has_bulk():
+        import numpy as np  # the run is long, and numpy is there
 
         flags = np.zeros(run.vms()[-1] + 1, bool)
         flags[list(vms)] = True

@@ -5,31 +5,26 @@ event touches its own counter only. Source of each kind's effect: mmu.account_sh
 page_track.kvm_gfn_is_write_tracked() and the kernel functions that they model [6.1, 6.12].
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
 
 from replay.kvm.kernel_log import GONE, NO_SLOT
-from replay.kvm.leaves import LEAF_MASK, LEAF_PAGES, NODE_SHIFT
+from replay.kvm.leaves import LEAF_MASK, LEAF_PAGES, NODE_SHIFT, Table
 from replay.kvm.machine import Machine
 from replay.kvm.mmu import account_shadowed
-from replay.kvm.page_track import (
-    external_track,
-    has_external_api,
-    kvm_gfn_is_write_tracked,
-    kvm_page_track_write_tracking_enabled,
-    reads_all_address_spaces,
-)
+from replay.kvm.near import OWN_SPACE, Known, Near
+from replay.kvm.page_track import external_track, kvm_gfn_is_write_tracked
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
 from replay.units import U16_MAX
 
-BULK_ROWS_LEAST: Final = 64
+BULK_ROWS_LEAST: Final = 256
 BULK_AFTER_ROWS: Final = 30_000
-_OWN_SPACE: Final = "own"
-_BOTH_SPACES: Final = "both"
 _STEPS: Final = {ADD: 1, REMOVE: -1, ACCOUNT: 1, UNACCOUNT: -1}
-_KNOWN_MOST: Final = 8
+_NOWHERE: Final[Known] = ([], [None])
+"""What is known of an address space before a row of the run has named it."""
 _Fold = Callable[[Machine, Run, int], RunOutcome | None]
 _BULK: Final[list[_Fold]] = []
 
@@ -40,21 +35,22 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
     What is usual is done here, on the cells themselves; the rest by the functions that model the kernel's.
     Cost: half a microsecond a row, and some a memslot.
     """
-    outcome, near = RunOutcome(), _Near(machine, run)
+    outcome, near = RunOutcome(), Near(machine, run)
     machine.allocator.begin(first)
     machine.log.new = []
-    table, places, most = machine.allocator.counters, near.places, U16_MAX
-    cells, nodes, roots, held = table.cells, table.nodes, table.roots, near.held
+    table, driver, spaces, most = machine.allocator.counters, machine.allocator.driver_counts, near.spaces, U16_MAX
+    cells, nodes, roots = table.cells, table.nodes, table.roots
     columns = zip(run.kind, run.vm, run.as_id, run.gfn, run.level, strict=True)
     for row, (kind, number, as_id, gfn, level) in enumerate(columns):
-        place = places.get(gfn >> 9 << 24 | number << 8 | as_id)
-        if place is None or not place[0] <= gfn < place[1]:
+        edges, places = spaces.get(number << 8 | as_id, _NOWHERE)
+        place = places[bisect_right(edges, gfn)]
+        if place is None:
             machine.allocator.event = first + row
             place = near.find(number, as_id, gfn)
             if place is None:
                 outcome.log.append((row, GONE))
                 continue
-        _base, _end, vm, bias, tracks, reads = place
+        vm, bias, tracks, reads = place
         if reads:
             cell = nodes[roots[bias + (gfn >> 16)] | (gfn >> 7 & 511)] | (gfn & 127)
             count = cells[cell]
@@ -65,14 +61,14 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
                     else:
                         outcome.tracked_writes.append(row)
                     continue
-                if reads is _OWN_SPACE:
+                if reads is OWN_SPACE:
                     continue
             elif kind >= ACCOUNT or tracks:
                 step = _STEPS[kind]
                 pages = vm.indirect_shadow_pages + step
                 if (level < 2 and kind >= ACCOUNT) or 0 <= count + step <= most:
                     if kind < ACCOUNT:
-                        held(vm, gfn, step)
+                        _hold(driver, vm, gfn, step)
                     elif pages >= 0:
                         vm.indirect_shadow_pages = pages
                     if level > 1 or kind < ACCOUNT:
@@ -94,7 +90,7 @@ def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
     """Apply a run by the rule that is faster for it; both give the same. Raises EventError for a VM that is not there.
 
     The bulk rule needs numpy, which takes as long to import as the scalar rule takes for some ten thousand rows, so it waits
-    for as many, unless it is there already; and it costs as much a run as the scalar rule for some fifty rows.
+    for as many, unless it is there already; and it costs as much a run as the scalar rule for some 250 rows.
     Source: see the module.
     """
     machine.hot_rows += len(run)
@@ -103,6 +99,11 @@ def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
         if outcome is not None:
             return outcome
     return fold_run(machine, run, first)
+
+
+def has_bulk() -> bool:
+    """Tell whether the bulk rule is loaded, and numpy with it. Source: see the module."""
+    return bool(_BULK)
 
 
 def use_bulk() -> None:
@@ -122,70 +123,15 @@ def _bulk() -> _Fold:
     return _BULK[0]
 
 
-_Place = tuple[int, int, Vm, int, bool, str]
-"""Gfns from, before which; VM; bias of the slot's counters; external users may track here; which spaces reads look into."""
-
-
-def unusual(vm: Vm, gfn: int) -> _Place:
-    """Return the place of a gfn whose rows are left to the functions that model the kernel's. Source: see the module."""
-    return gfn, gfn + 1, vm, 0, False, ""
-
-
-class _Near:
-    """Remember where rows near the last ones lie: places by VM, address space and 2 MiB page, for one run."""
-
-    def __init__(self, machine: Machine, run: Run) -> None:
-        self.places: dict[int, _Place] = {}
-        self._known: dict[int, list[_Place]] = {}
-        self._machine = machine
-        self._external = ADD in run.kinds() or REMOVE in run.kinds()
-        self._driver = machine.allocator.driver_counts
-
-    def find(self, number: int, as_id: int, gfn: int) -> _Place | None:
-        """Look a gfn up and remember its place; None, and it is logged, for a VM that is gone."""
-        for place in self._known.get(number << 8 | as_id, ()):
-            if place[0] <= gfn < place[1]:
-                self.places[gfn >> 9 << 24 | number << 8 | as_id] = place
-                return place
-        machine = self._machine
-        if number in machine.gone:
-            machine.log.counts[GONE] = machine.log.counts.get(GONE, 0) + 1
-            return None
-        place = self._look_up(machine.vm(number), as_id, gfn)
-        if place[5]:
-            known = self._known.setdefault(number << 8 | as_id, [])
-            known.insert(0, place)
-            del known[_KNOWN_MOST:]
-            self.places[gfn >> 9 << 24 | number << 8 | as_id] = place
-        return place
-
-    def _look_up(self, vm: Vm, as_id: int, gfn: int) -> _Place:
-        """Return the place of a gfn; of the gfn alone where something is unusual, with no reads."""
-        slot = vm.spaces[min(as_id, vm.nas - 1)].by_gfn(gfn)
-        if slot is None or slot.arch.gfn_write_track is None or not kvm_page_track_write_tracking_enabled(vm):
-            return unusual(vm, gfn)
-        if vm.allocator.counters.digesting:
-            return unusual(vm, gfn)  # Counters.bump() keeps the digest
-        reads = _BOTH_SPACES if vm.nas > 1 and reads_all_address_spaces(vm) else _OWN_SPACE
-        tracks = self._external and has_external_api(vm) and not (as_id and vm.policy.register_checks_mm)
-        counts, adds = slot.arch.counts, vm.external_adds
-        if tracks:
-            adds.own()
-            adds.cover(slot.end_gfn - 1)
-        if counts.own():
-            self.places.clear()
-            self._known.clear()
-        return slot.base_gfn, slot.end_gfn, vm, counts.bias, tracks, reads
-
-    def held(self, vm: Vm, gfn: int, step: int) -> None:
-        """Count what external users hold of a gfn; it stays at zero."""
-        driver, root = self._driver, vm.external_adds.bias + (gfn >> NODE_SHIFT)
-        cell = driver.nodes[driver.roots[root] | (gfn >> 7 & 511)] | (gfn & 127)
-        count = driver.cells[cell] + step
-        if count >= 0:
-            if cell < LEAF_PAGES:
-                cell = driver.link_leaf(root, gfn) | (gfn & LEAF_MASK)
-            driver.cells[cell] = count
+def _hold(driver: Table, vm: Vm, gfn: int, step: int) -> None:
+    """Count what external users hold of a gfn; it stays at zero."""
+    root = vm.external_adds.roots.start + (gfn >> NODE_SHIFT)  # their range begins at gfn 0
+    cell = driver.nodes[driver.roots[root] | (gfn >> 7 & 511)] | (gfn & 127)
+    count = driver.cells[cell] + step
+    if count >= 0:
+        if cell < LEAF_PAGES:
+            cell = driver.link_leaf(root, gfn) | (gfn & LEAF_MASK)
+        driver.cells[cell] = count
 
 
 def _account(vm: Vm, _row: int, as_id: int, gfn: int, level: int, _outcome: RunOutcome) -> None:

@@ -25,6 +25,8 @@ class Memslots:
         self._active = 0
         self.layout: Any = None
         """What bulk.py has worked out of the slots for its own use; see layout.py."""
+        self.near: dict[int, Any] = {}
+        """What the scalar rule knows of it between runs, by the as_id of rows; see near.py."""
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -9,6 +9,9 @@ import pytest
 from cli_samples import ROOT, write_kvmr
 
 from replay.cli.verbs import VERBS
+from replay.events import Event, MemslotSet, NotifierRegister, VmCreate, WriteTrackAdd
+from replay.header import Header, Trailer
+from replay.units import Gfn, Gpa, Hva
 
 PROBE = """
 import sys
@@ -22,12 +25,12 @@ print("ROOMS", *rooms)
 LIBRARIES = {"attr", "attrs", "jsonschema", "msgpack", "numpy", "rich", "sortedcontainers", "zstandard"}
 
 
-def loaded(arguments: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Return the top-level modules and the rooms that one command line loads; it must end with status 0."""
+def loaded(arguments: Sequence[str], status: str = "0") -> tuple[set[str], set[str]]:
+    """Return the top-level modules and the rooms that one command line loads; it must end with that status."""
     command = [sys.executable, "-c", PROBE, *arguments]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     modules = next(line for line in lines if line.startswith("LOADED ")).split()
-    assert modules[1] == "0"
+    assert modules[1] == status
     return set(modules[2:]), set(next(line for line in lines if line.startswith("ROOMS ")).split()[1:])
 
 
@@ -51,4 +54,18 @@ class TestSmallRun:
         """Reading a small recording imports neither numpy nor rich."""
         modules, _ = loaded([verb, str(write_kvmr(tmp_path / "boot.kvmr"))])
         assert "attrs" in modules
+        assert modules & {"numpy", "rich", "jsonschema", "zstandard"} == set()
+
+    def test_comparing_2000_events_needs_no_numpy(self, tmp_path: Path) -> None:
+        """Neither does a comparison of 2,000 events in one run, also where one of two VMs parted."""
+        events: list[Event] = [VmCreate(vm=0), VmCreate(vm=1)]
+        slots = [
+            MemslotSet(vm=vm, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 24, userspace_addr=Hva(1 << 40), ret=0)
+            for vm in (0, 1)
+        ]
+        adds = [WriteTrackAdd(vm=row % 2, gfn=Gfn(row)) for row in range(2000)]
+        path = write_kvmr(
+            tmp_path / "parted.kvmr", [*events, *slots, NotifierRegister(vm=1, node=0, ret=0), *adds], Header(), Trailer()
+        )
+        modules, _ = loaded(["compare", "--lanes", "eager,on-demand", str(path)], "1")
         assert modules & {"numpy", "rich", "jsonschema", "zstandard"} == set()

@@ -72,6 +72,7 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
             "as_id": "its place",
             "_nr_as_ids": "of the VM",
             "layout": "of the bulk rule",
+            "near": "of the scalar rule",
             "_by_gfn": "_by_id in another order",
         },
     ),

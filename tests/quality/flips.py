@@ -18,7 +18,7 @@ from replay.analyses.check import check
 from replay.analyses.compare import compare
 from replay.engine.lanes import make_lanes
 from replay.errors import KvmReplayError
-from replay.kvm import fold, memory_region, vmalloc
+from replay.kvm import fold, memory_region, near, vmalloc
 from replay.recording import open_recording
 from replay.stream import MemoryStream
 
@@ -122,7 +122,7 @@ def flipped(flip: Flip) -> Iterator[None]:
     """Live under a flip for a while; what the model remembers of answers is forgotten before and after."""
     hand = Hand()
     hand.put(fold, "BULK_ROWS_LEAST", 1 << 40)  # one rule for runs, whatever other tests made of numpy
-    hand.put(fold._Near, "_look_up", lambda _near, of, _as_id, gfn: fold.unusual(of, gfn))  # and no short cuts in it
+    hand.put(near.Near, "_look_up", lambda _near, of, _as_id, _gfn: near.unusual(of))  # and no short cuts in it
     try:
         flip.change(hand)
         _forget()
