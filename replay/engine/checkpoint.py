@@ -27,6 +27,9 @@ _TERM_INPUTS: Final = tuple(product((False, True), repeat=3))
 ZLIB_LEVEL: Final = 6
 """A tenth smaller than by level 1, for some milliseconds; smaller checkpoints may be closer to one another."""
 
+STATE_BYTES_MAX: Final = 256 << 20
+"""Most bytes of a state, inflated: some hundred million counters. A larger one is no checkpoint of ours but a bomb."""
+
 _MISFITS: Final = (
     TypeError,
     ValueError,
@@ -43,6 +46,15 @@ _MISFITS: Final = (
 
 class MisfitError(Exception):
     """Bytes that are no checkpoint of these lanes; whoever keeps checkpoints drops them."""
+
+
+def _inflated(checkpoint: bytes) -> bytes:
+    """Return what is in a checkpoint; raise ValueError when it is too large or goes on behind its end."""
+    inflater = zlib.decompressobj()
+    state = inflater.decompress(checkpoint, STATE_BYTES_MAX)
+    if not inflater.eof or inflater.unused_data:
+        raise ValueError(f"more than {STATE_BYTES_MAX} bytes, or not whole")
+    return state
 
 
 def identity_of(lane: Lane) -> Identity:
@@ -80,7 +92,7 @@ def restore(lanes: Sequence[Lane], checkpoint: bytes, *, to_go: int = 0) -> None
     Raises MisfitError, and the lanes are of no use any more, when it does not hold them all or is no checkpoint.
     """
     try:
-        states, contents = msgpack.unpackb(zlib.decompress(checkpoint), use_list=False)
+        states, contents = msgpack.unpackb(_inflated(checkpoint), use_list=False)
         known = {identity: (own, machine) for identity, own, machine in states}
         shelf = Shelf(contents)
         share_tables(lanes)

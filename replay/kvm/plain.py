@@ -19,8 +19,10 @@ from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.state import VM_FIELDS
+from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import kzalloc_cost, vcalloc_cost
+from replay.units import U64_MAX
 
 Plain = tuple[Any, ...]
 
@@ -143,8 +145,15 @@ def _plain_of_space(space: Memslots, shelf: Shelf) -> Plain:
 
 def _restore_space(space: Memslots, plain: Plain, table: Table, shelf: Shelf) -> None:
     generation, first, second, active, slots = plain
+    _whole_numbers(generation, active, *first, *second)
     made = [_restored_slot(space.as_id, slot, table, shelf) for slot in slots]
     space.restore(made, (list(first), list(second), active), generation)
+
+
+def _whole_numbers(*values: Any) -> None:
+    """Raise TypeError unless all are numbers: a text would be repeated where a number is multiplied."""
+    if not all(isinstance(value, int) and 0 <= value <= U64_MAX for value in values):
+        raise TypeError("a number is expected")
 
 
 def _plain_of_slot(slot: Memslot, shelf: Shelf) -> Plain:
@@ -156,11 +165,13 @@ def _plain_of_slot(slot: Memslot, shelf: Shelf) -> Plain:
 
 def _restored_slot(as_id: int, plain: Plain, table: Table, shelf: Shelf) -> Memslot:
     own, arrays, counted = plain
+    _whole_numbers(*own)
     piece, dirty, *others, track = (_restored_allocation(array) for array in arrays)
     levels = len(Arch().rmap)
     arch = Arch(rmap=others[:levels], lpage_info=others[levels:], gfn_write_track=track)
     assert piece is not None, "a slot is an object"
     slot = Memslot(as_id=as_id, object=piece, arch=arch, dirty_bitmap=dirty, **dict(zip(SLOT_PLAIN, own, strict=True)))
+    assert 0 < slot.npages <= KVM_MEM_MAX_NR_PAGES, "a slot has so many pages"
     if counted is not None:
         arch.counts = Counters(table, slot.base_gfn, slot.npages)
         shelf.take(counted, arch.counts, table, slot.npages)

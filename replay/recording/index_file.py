@@ -89,12 +89,21 @@ def index_of_bytes(data: bytes, recording: str, maker: str) -> Index:
         raise UnusableIndexError("another version made it")
     if its_recording != recording:
         raise UnusableIndexError("it is of another recording, or this one has changed")
-    return Index(
-        its_recording,
-        its_maker,
-        tuple(IndexedLane(*lane) for lane in lanes),
-        tuple(Checkpoint(*checkpoint) for checkpoint in checkpoints),
-    )
+    return Index(its_recording, its_maker, *_lanes_and_checkpoints(lanes, checkpoints))
+
+
+def _lanes_and_checkpoints(lanes: Any, checkpoints: Any) -> tuple[tuple[IndexedLane, ...], tuple[Checkpoint, ...]]:
+    """Return both as values; what has another form was written by nobody whose digest is ours."""
+    try:
+        indexed = tuple(IndexedLane(*lane) for lane in lanes)
+        kept = tuple(Checkpoint(*checkpoint) for checkpoint in checkpoints)
+    except TypeError:
+        raise UnusableIndexError("another version made it") from None
+    texts = all(isinstance(text, str) for lane in indexed for text in (lane.key, lane.name))
+    forms = all(type(point.event) is int and isinstance(point.state, bytes) for point in kept)
+    if not texts or not forms or sorted(point.event for point in kept) != [point.event for point in kept]:
+        raise UnusableIndexError("another version made it")
+    return indexed, kept
 
 
 def _unpacked(packed: bytes) -> tuple[Any, ...]:

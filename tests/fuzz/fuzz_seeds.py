@@ -1,11 +1,20 @@
 """Inputs that fuzzing starts from: small recordings and traces that come with the project, in the form of each target."""
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from fuzz_targets import BLOCK, SEPARATOR
 from kvmrwriter import payloads
+
+from recordings import small_events
+from replay.engine.checkpoint import checkpoint_of
+from replay.engine.lanes import make_lanes
+from replay.engine.lockstep import lockstep
+from replay.header import Machine
+from replay.recording.index_file import DIGEST_BYTES, SIGNATURE, Checkpoint, Index, IndexedLane, index_bytes
+from replay.runs import items_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SEED_BYTES_MAX: Final = 6000
@@ -30,6 +39,16 @@ def _parts(recording: bytes) -> bytes:
     """Return a recording as the target `mended` takes it."""
     blocks = payloads(recording)[:-1]
     return b"".join(BLOCK.pack(block.kind, block.flags, block.events, len(block.payload)) + block.payload for block in blocks)
+
+
+def _states() -> list[bytes]:
+    """Return an index and the state of lanes, both without their digest or compression."""
+    lanes = make_lanes(["eager", "on-demand"], Machine())
+    for _step in lockstep(items_of(small_events()), lanes):
+        pass
+    state = checkpoint_of(lanes)
+    kept = Index("recording", "maker", (IndexedLane("key", "eager"),), (Checkpoint(3, state),))
+    return [index_bytes(kept)[len(SIGNATURE) + DIGEST_BYTES :], zlib.decompress(state)]
 
 
 FTRACE: Final = b"""\
@@ -73,6 +92,7 @@ def seeds(target: str) -> Iterator[bytes]:
         "mended": [_parts(data) for data in recordings],
         "jsonl": lines,
         "golden": [GOLDEN, *goldens[:20]],
+        "index": _states(),
         "strace": straces,
         "tracefs": [FTRACE, *formats],
         "merged": [text + SEPARATOR + FTRACE for text in straces],

@@ -6,19 +6,24 @@ recording, and a sound recording that is another one after a copy.
 
 import atexit
 import contextlib
+import hashlib
 import io
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from kvmrwriter import MAGIC, Block, Kvmr
 
+from replay.engine.checkpoint import MisfitError, restore
+from replay.engine.lanes import make_lanes
 from replay.errors import KvmReplayError
 from replay.golden.parsed import parse
-from replay.header import Header, Trailer
+from replay.header import Header, Machine, Trailer
 from replay.recording import JsonlWriter, Writer, open_recording
+from replay.recording.index_file import DIGEST_BYTES, SIGNATURE, UnusableIndexError, index_of_bytes
 from replay.recording.verify import verify
 from replay.runs import Item, Run, events_of
 from replay.soundness import DAMAGED, REFUSED, SOUND, TORN
@@ -131,6 +136,16 @@ def golden(data: bytes) -> None:
     _import(lambda: open_recording(io.BytesIO(data)))
 
 
+def index(data: bytes) -> None:
+    """Read an index whose digest fits, and make lanes of a checkpoint whose bytes were never a lane's."""
+    packed = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest() + data
+    with contextlib.suppress(UnusableIndexError):
+        found = index_of_bytes(SIGNATURE + packed, "recording", "maker")
+        assert found.before(None) in (None, *found.checkpoints)
+    with contextlib.suppress(MisfitError):
+        restore(make_lanes(["eager", "on-demand"], Machine()), zlib.compress(data, 1))
+
+
 def strace(data: bytes) -> None:
     """Import strace text, whatever it looks like."""
     _import(lambda: StraceImport([Input(_kept(data))]))
@@ -162,6 +177,7 @@ TARGETS: Final[dict[str, Target]] = {
     "mended": mended,
     "jsonl": jsonl,
     "golden": golden,
+    "index": index,
     "strace": strace,
     "tracefs": tracefs,
     "merged": merged,
