@@ -8,16 +8,17 @@ from replay.cli.console import STDIO, Console
 from replay.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
+    from replay.sources.meter import Meter
     from replay.stream import Stream
 
 LOSSES_SAID: Final = 20
 """Most kinds of losses that get a line of their own on standard error."""
 
 
-def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False) -> "Stream":
+def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False, meter: "Meter | None" = None) -> "Stream":
     """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input.
 
-    kvmgt: the user's word that VFIO devices are vGPUs of KVMGT.
+    kvmgt: the user's word that VFIO devices are vGPUs of KVMGT. meter: tells how far their reading is.
 
     The console closes it at the end of the verb, also of one that fails before it has read anything.
     """
@@ -28,7 +29,7 @@ def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False)
     if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
         raise UnreadableError("standard input is closed", advice="give a file name")
     try:
-        stream = open_stream(list(inputs), kvmgt=kvmgt)
+        stream = open_stream(list(inputs), kvmgt=kvmgt, meter=meter)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), where=str(error.filename or inputs[0])) from error
     close = getattr(stream, "close", None)

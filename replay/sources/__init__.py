@@ -11,6 +11,7 @@ from replay.errors import UsageError
 
 if TYPE_CHECKING:
     from replay.sources.files import Input
+    from replay.sources.meter import Meter
     from replay.stream import Stream
 
 Factory = Callable[[dict[str, list["Input"]]], "Stream"]
@@ -118,11 +119,12 @@ LONG_HEAD_BYTES: Final = 1 << 22
 """How much of an input is looked at when its first HEAD_BYTES do not tell what it is."""
 
 
-def open_stream(paths: Sequence[str], *, kvmgt: bool = False) -> "Stream":
+def open_stream(paths: Sequence[str], *, kvmgt: bool = False, meter: "Meter | None" = None) -> "Stream":
     """Return the stream of one recording, or of the traces of one run; "-" is standard input.
 
     Several paths are one run: the files of one strace -ff, a strace and traces of the kernel's events, or several of those. A
-    folder stands for the files in it. kvmgt: VFIO devices that are opened are vGPUs of KVMGT, see `replay.sources.vgpu`.
+    folder stands for the files in it. kvmgt: VFIO devices that are opened are vGPUs of KVMGT, see `replay.sources.vgpu`. meter:
+    is told of the inputs.
     Raises UsageError for inputs that do not go together, UnreadableError, UnknownFormatError, EmptyError, and what the importer
     raises.
     """
@@ -131,6 +133,8 @@ def open_stream(paths: Sequence[str], *, kvmgt: bool = False) -> "Stream":
     inputs = inputs_of(paths)
     if len(inputs) > 1:  # a thread that made no call leaves an empty file of -ff
         inputs = [source for source in inputs if source.head(1)] or inputs
+    if meter is not None:
+        meter.inputs += inputs
     by_format = _by_format(inputs)
     snapshots = by_format.pop(SNAPSHOTS, []) if len(by_format) > 1 else []
     factory = FACTORIES.get(tuple(sorted(by_format)))

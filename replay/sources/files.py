@@ -52,13 +52,34 @@ class Input:
         self.name = "stdin" if self.is_stdin else Path(self.path).name
         self._spool: IO[bytes] | None = None
         self._compression: str | None = None
+        self._last: BinaryIO | None = None
+        self._place = 0
+
+    @property
+    def size_bytes(self) -> int | None:
+        """How many bytes are stored; None for what has no size, or none that is known before it is read."""
+        if self.is_stdin:
+            return None
+        try:
+            found = Path(self.path).stat()
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    @property
+    def place_bytes(self) -> int:
+        """How many of the stored bytes were read by who opened it last."""
+        if self._last is not None and not self._last.closed:
+            self._place = self._last.tell()
+        return self._place
 
     def open(self) -> BinaryIO:
         """Return the decompressed content from its start; the caller closes it. Reading raises DecompressionError."""
-        raw = self.open_raw()
-        if self.compression == "":
+        compression, raw = self.compression, self.open_raw()
+        self._last, self._place = raw, 0
+        if compression == "":
             return raw
-        opener = {"zstd": _open_zstd, "gzip": _open_gzip, "xz": _open_xz}[self.compression]
+        opener = {"zstd": _open_zstd, "gzip": _open_gzip, "xz": _open_xz}[compression]
         try:
             inner = opener(raw, self.name)
         except BaseException:
@@ -134,6 +155,12 @@ class _Again(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        return self._place
 
     def readinto(self, buffer: Any) -> int:
         self._spool.seek(self._place)

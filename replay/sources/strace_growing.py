@@ -17,6 +17,7 @@ from replay.sources.files import LINE_CHARS_MAX, Input
 from replay.sources.lineage import Birth, Lineage, MakerCall, birth_of
 from replay.sources.strace_import import FORMAT, StraceImport
 from replay.sources.strace_lexer import StraceLexer
+from replay.sources.strace_quiet import Quiet
 from replay.sources.strace_scan import Scanner, ScanResult, lines_with_keys
 from replay.sources.syscalls import Record
 
@@ -206,8 +207,8 @@ class GrowingStrace(StraceImport):
         tools = (Tool(name="strace"),)
         return Header(clock="realtime", tools=tools, sources=sources, complete_start=self.scan().complete_start)
 
-    def records(self) -> Iterator[Record]:
+    def records(self, quiet: Quiet | None = None) -> Iterator[Record]:
         """Yield the records as they come."""
         part = self._parts[0]
-        part.lexer = StraceLexer((), name=part.source.name, tally=self._tally)
+        part.lexer = StraceLexer((), name=part.source.name, tally=self._tally, quiet=quiet)
         return part.lexer.records(self.gate.lines())

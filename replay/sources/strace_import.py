@@ -16,6 +16,7 @@ from replay.runs import Item
 from replay.sources.files import Input, text_blocks, text_lines
 from replay.sources.processes import Resolver
 from replay.sources.strace_lexer import StraceLexer
+from replay.sources.strace_quiet import Quiet
 from replay.sources.strace_scan import Scanner, ScanResult
 from replay.sources.syscalls import BOTH, ENTER, EXIT, Record, Syscall
 from replay.sources.tally import Tally
@@ -99,7 +100,7 @@ class StraceImport:
     def items(self) -> Iterator[Item]:
         """Yield events in order of the lines that complete them; see `replay.sources.syscalls`."""
         resolver = self.resolver
-        for record in self.records():
+        for record in self.records(resolver.take_quiet):
             for event in resolver.feed(record):
                 self._events += 1
                 yield event
@@ -108,12 +109,15 @@ class StraceImport:
             yield event
         self._done = True
 
-    def records(self) -> Iterator[Record]:
-        """Yield the records of all files, in order of lines, of several files in order of time."""
+    def records(self, quiet: Quiet | None = None) -> Iterator[Record]:
+        """Yield the records of all files, in order of lines, of several files in order of time.
+
+        quiet: takes ioctls that need no look, of one file, instead of them being given.
+        """
         self.scan()
         if len(self._parts) == 1:
             with self._parts[0].source.open() as stream:
-                yield from self._lexer(0, stream)
+                yield from self._lexer(0, stream, quiet)
             return
         streams = [_kept(part.source) for part in self._parts]
         try:
@@ -136,9 +140,9 @@ class StraceImport:
             found.append(f"{self._parts[0].source.name}: no call on KVM in it")
         return tuple(found)
 
-    def _lexer(self, index: int, stream: BinaryIO) -> StraceLexer:
-        part = self._parts[index]
-        part.lexer = StraceLexer(text_lines(stream), tid=part.tid, file=index, name=part.source.name, tally=self._tally)
+    def _lexer(self, index: int, stream: BinaryIO, quiet: Quiet | None = None) -> StraceLexer:
+        part, lines = self._parts[index], text_lines(stream)
+        part.lexer = StraceLexer(lines, tid=part.tid, file=index, name=part.source.name, tally=self._tally, quiet=quiet)
         return part.lexer
 
     def _timed(self, index: int, stream: BinaryIO) -> Iterator[_Timed]:

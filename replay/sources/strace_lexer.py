@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from replay.sources.strace_clock import TIME_NS_MAX, Stamps
+from replay.sources.strace_quiet import Quiet, QuietLines
 from replay.sources.syscalls import BOTH, ENTER, EXIT, AttachLine, Record, SignalLine, Syscall, TaskEnd
 from replay.sources.tally import Tally
 from replay.units import errno_number
@@ -90,17 +91,25 @@ class StraceLexer:
 
     Every ioctl is given, and every call that can change a task or an fd; others (read, futex, ...) are passed over.
     lines: text lines without their ends. tid: of all lines that carry none (no -f, or one file of -ff). file: index into the
-    sources. name: what places are called in counts. After the iteration, `tally` says what was not understood, `summary`
-    whether a table of -c was met, `stamps.clock` what the times are, `calls` how many calls were given, `failed` and
-    `succeeded` how they ended as far as it was seen.
+    sources. name: what places are called in counts. quiet: takes ioctls that need no look; they are not given. After the
+    iteration, `tally` says what was not understood, `summary` whether a table of -c was met, `stamps.clock` what the times are,
+    `calls` how many calls were given or taken, `failed` and `succeeded` how they ended as far as it was seen.
 
     >>> [(r.name, r.ret) for r in StraceLexer(["9 ioctl(3, KVM_CREATE_VM, 0) = 4", "9 read(0) = 1"])]
     [('ioctl', 4)]
     """
 
     def __init__(
-        self, lines: Iterable[str], *, tid: int = 0, file: int = 0, name: str = "strace", tally: Tally | None = None
+        self,
+        lines: Iterable[str],
+        *,
+        tid: int = 0,
+        file: int = 0,
+        name: str = "strace",
+        tally: Tally | None = None,
+        quiet: Quiet | None = None,
     ) -> None:
+        self._quiet = None if quiet is None else QuietLines(quiet)
         self.tally = Tally() if tally is None else tally
         self.stamps = Stamps()
         self.summary = False
@@ -115,16 +124,24 @@ class StraceLexer:
     def records(self, numbered: Iterable[tuple[int, str]]) -> Iterator[Record]:
         """Yield the records of lines that come with their numbers; for readers that pass over lines by themselves."""
         match, frequent, stamps, wanted, file = _LINE.match, _FREQUENT.match, self.stamps, WANTED, self._file
+        quiet = self._quiet
+        taken = None if quiet is None else quiet.take
         record: Record | None
         for number, line in numbered:
             if self._odd is not None:
                 self._count_odd()
+            if taken is not None and taken(line):
+                self.calls += 1
+                self.succeeded += 1
+                continue
             found = frequent(line)
             if found is not None and (not stamps.eager or found[2] is None):
                 tid, second, us, args, ret = found.groups()
                 at_ns = int(second) * 1_000_000_000 + int(us) * 1000 if us else None
                 self.calls += 1
                 self.succeeded += 1
+                if quiet is not None and us:
+                    quiet.learn(line, int(tid), args)
                 yield Syscall(
                     int(tid), "ioctl", args, number, BOTH, int(ret), "", at_ns, None, number, False, False, "", "", file
                 )

@@ -16,6 +16,7 @@ from replay.sources.strace_lexer import StraceLexer
 from replay.sources.syscalls import ENTER, EXIT, AttachLine, Record, SignalLine, Syscall
 
 _TID: Final = re.compile(r"^(?:\[pid +)?(\d{1,7})(?=[ <\]])", re.MULTILINE)
+_FEW_TIDS: Final = 16
 _KEYS: Final = ("clone", "fork", "execve", "SIGCHLD", " attached", "KVM_CHECK_EXTENSION", " 0xae03,")
 _RELEASE: Final = re.compile(r'uname\(\{sysname="Linux",[^}]*\brelease="([^"]{1,128})"')
 _CREATE: Final = ("KVM_CREATE_VM", " 0xae01")
@@ -90,6 +91,10 @@ class Scanner:
 
     def _see_tids(self, block: str, before: int) -> None:
         first = self._builder.lineage.first
+        if len(first) <= _FEW_TIDS and block.startswith(tuple(f"{tid} " for tid in first)):
+            known = sum(block.count(f"\n{tid} ") for tid in first)
+            if known == block.count("\n", 0, -1):
+                return  # every line is of a thread that was seen
         new = {text for text in set(_TID.findall(block)) if int(text) not in first}
         line, place = before + 1, 0
         for found in _TID.finditer(block) if new else ():  # one pass, however many there are

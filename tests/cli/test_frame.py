@@ -1,7 +1,9 @@
 """Promises of the frame: exit status, streams, errors, colour; with verbs made for the test."""
 
 import argparse
+import gzip
 import io
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from replay.cli.entry import error_line
 from replay.cli.progress import Progress
 from replay.cli.verb import Verb, add_output
 from replay.errors import DamagedError, KvmReplayError, UnwritableError, UsageError
+from replay.sources.files import Input
+from replay.sources.meter import Meter
 
 
 def verb(run: Callable[[argparse.Namespace, Console], int]) -> Verb:
@@ -300,6 +304,30 @@ class TestProgress:
         assert "reading: 2 events, 50 %" in drawn
         assert drawn.rstrip().endswith("\x1b[2K"), "the last thing done is to erase the line"
         assert output.getvalue() == "1\n2\n"
+
+    def test_bytes_that_were_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While inputs are read the line says how much of them: a share where their size is known."""
+        clock = iter(range(10_000))
+        monkeypatch.setattr("replay.cli.progress.time.monotonic", lambda: float(next(clock)))
+        path = tmp_path / "trace.txt"
+        path.write_bytes(bytes(4 << 20))
+        meter, terminal = Meter([Input(path)]), Terminal()
+        with meter.inputs[0].open() as stream:
+            for _item in Progress("importing", terminal).over([1, 2], meter=meter):
+                stream.read(1 << 20)
+        drawn = terminal.getvalue()
+        assert "importing: 1 events, 1.0 MiB, 25 %, 1.0 MiB/s" in drawn
+        assert "importing: 2 events, 2.0 MiB, 50 %, 1.0 MiB/s" in drawn
+
+    def test_bytes_of_compressed_inputs(self, tmp_path: Path) -> None:
+        """Of a compressed input the bytes as they are stored count, and all are read at its end."""
+        path = tmp_path / "trace.txt.gz"
+        path.write_bytes(gzip.compress(random.Random(0).randbytes(1 << 16)))
+        meter = Meter([Input(path)])
+        assert meter.read_bytes == 0
+        with meter.inputs[0].open() as stream:
+            assert len(stream.read()) == 1 << 16
+            assert meter.read_bytes == meter.total_bytes == path.stat().st_size
 
     def test_rich_is_not_for_short_jobs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A job that ends before the first interval draws nothing and imports nothing."""

@@ -54,15 +54,18 @@ def refuse_two_results(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, console: Console) -> int:
     import attrs
 
+    from replay.sources.meter import Meter
+
     check_output(args.output, args.inputs, force=args.force)
     if args.durable and args.output == STDIO:
         raise UsageError("--durable needs a file", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
     refuse_two_results(args)
-    stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt)
+    meter = Meter()
+    stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt, meter=meter)
     header = titled(stream.header, args)
     announce = (lambda events: console.note(f"{args.output}: {events:,} events are on the disk")) if args.durable else None
     with opened_writer(args.output, header, force=args.force, announce=announce) as writer:
-        for item in console.progress("importing").over(stream.items()):
+        for item in console.progress("importing").over(stream.items(), meter=meter):
             writer.write(item)
         writer.finish(stream.trailer())
     say_warnings(stream, console)
