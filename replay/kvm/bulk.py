@@ -10,7 +10,8 @@ Source: replay.kvm.fold for the rule; arch/x86/kvm/mmu/page_track.c [6.1, 6.12] 
 
 from typing import Any, Final
 
-from replay.kvm.bulk_rows import KIND_BITS, KIND_MASK, LEVEL_ONE, Rows, Sorted, as_array, rows_of, sort_rows
+from replay.kvm.bulk_pairs import SCALAR_MOST, below_limit, fold_left, most_of_pairs, most_of_slot, pairs_of, rows_left
+from replay.kvm.bulk_rows import KIND_BITS, KIND_MASK, LEVEL_ONE, Rows, Sorted, as_array, rows_of, sort_rows, sortable
 from replay.kvm.cells import counts_at, mixed, places_of, write_counts
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, NO_SLOT, OVERFLOW, UNDERFLOW
 from replay.kvm.layout import GAP, NO_COUNTERS, OFF, Layout, joined, layout_of
@@ -53,15 +54,21 @@ def fold_bulk(machine: Machine, run: Run, first: int) -> RunOutcome | None:
     if machine.policy.at_first_add:
         return None  # its arrays come within runs
     rows = rows_of(machine, run)
-    order = None if rows is None else sort_rows(rows)
-    if rows is None or order is None:
+    if rows is None or not sortable(rows):
         return None
+    pairs = pairs_of(rows)
+    left = None if pairs is None else rows_left(pairs)
+    if left is not None and len(left) <= SCALAR_MOST and below_limit(most_of_slot(machine, rows), left):
+        return fold_left(machine, rows, left, first)
     machine.allocator.begin(first)
     machine.log.new = []
-    count = _Count(rows, order, _layout(machine, rows))
-    count.count(machine)
+    layout, table = _layout(machine, rows), machine.allocator.counters
+    if left is not None and not (len(left) and below_limit(most_of_pairs(rows, layout, table, pairs), left)):
+        left = None
     if rows.has(ACCOUNT, UNACCOUNT):
-        _count_pages(rows)
+        _count_pages(rows, left)
+    count = _Count(rows, sort_rows(rows, left), layout)
+    count.count(machine)
     return count.report(machine)
 
 
@@ -163,7 +170,7 @@ class _Count:
         order = self.order
         changed = order.segment.take((order.kind <= _REMOVE).nonzero()[0])
         first = np.empty(len(changed), bool)
-        first[0] = True
+        first[:1] = True
         np.not_equal(changed[1:], changed[:-1], out=first[1:])
         chosen = changed[first]
         if self.dead is not None:
@@ -280,19 +287,26 @@ def _walk(segments: list[int], starts: list[int], steps: list[int]) -> tuple[lis
     return values, warned, over
 
 
-def _count_pages(rows: Rows) -> None:
-    """Count shadow pages with guest PTEs, whatever their level; the count stays at zero. Source: mmu.account_shadowed()."""
+def _count_pages(rows: Rows, left: Any) -> None:
+    """Count shadow pages with guest PTEs, whatever their level; the count stays at zero. Source: mmu.account_shadowed().
+
+    left: the rows that are left without pairs that take themselves back, None for all.
+    """
     import numpy as np
 
+    kind = rows.kind if left is None else rows.kind.take(left)
     if len(rows.vms) == 1:
-        _count_pages_of(rows.vms[0], rows.kinds.get(ACCOUNT, 0), rows.kinds.get(UNACCOUNT, 0), rows.kind)
+        deep = kind | LEVEL_ONE
+        made, gone = (int(np.count_nonzero(deep == (code | LEVEL_ONE))) for code in (_ACCOUNT, _UNACCOUNT))
+        _count_pages_of(rows.vms[0], made, gone, kind)
         return
-    number = as_array(rows.run.vm, len(rows.run)).astype(np.intp)
-    deep = rows.kind | LEVEL_ONE
+    number = as_array(rows.run.vm, len(rows.run))
+    number = (number if left is None else number.take(left)).astype(np.intp)
+    deep = kind | LEVEL_ONE
     tally = np.bincount(number << KIND_BITS | deep, minlength=(rows.vms[-1].number + 1) << KIND_BITS).tolist()
     for vm in rows.vms:
-        made, gone = (tally[vm.number << KIND_BITS | kind | LEVEL_ONE] for kind in (_ACCOUNT, _UNACCOUNT))
-        _count_pages_of(vm, made, gone, rows.kind if vm.indirect_shadow_pages >= gone else rows.kind[number == vm.number])
+        made, gone = (tally[vm.number << KIND_BITS | code | LEVEL_ONE] for code in (_ACCOUNT, _UNACCOUNT))
+        _count_pages_of(vm, made, gone, kind if vm.indirect_shadow_pages >= gone else kind[number == vm.number])
 
 
 def _count_pages_of(vm: Vm, made: int, gone: int, kind: Any) -> None:

@@ -33,6 +33,15 @@ def counts_at(table: Table, cells: Any) -> Any:
     return np.frombuffer(table.cells, f"u{table.cells.itemsize}").take(cells)
 
 
+def most_between(table: Table, bias: int, low: int, high: int) -> int:
+    """Return the largest counter of the leaves that hold the gfns from low to high. Source: see the module."""
+    import numpy as np
+
+    firsts = np.arange(low >> LEAF_SHIFT, (high >> LEAF_SHIFT) + 1) << LEAF_SHIFT
+    leaves = places_of(table, bias, firsts)[1] >> LEAF_SHIFT
+    return int(np.frombuffer(table.cells, f"u{table.cells.itemsize}").reshape(-1, LEAF_PAGES).take(leaves, axis=0).max())
+
+
 def write_counts(table: Table, roots: Any, cells: Any, keys: Any, counts: Any, changed: Any) -> None:
     """Write the counters that changed, making leaves where there are none. Source: see the module.
 

@@ -30,8 +30,9 @@ def profile_of(rng: random.Random, seed: int) -> Profile:
 class World:
     """A stream of items that is decided by its seed: structural events that mostly succeed, and runs."""
 
-    def __init__(self, rng: random.Random, *, vms: int | None = None) -> None:
-        self.rng = rng
+    def __init__(self, rng: random.Random, *, vms: int | None = None, paired: float = 0) -> None:
+        self.rng, self.paired = rng, paired
+        """paired: share of the runs in which most of what counts one more is taken back at once."""
         self.vms = vms or rng.choice((1, 1, 2, 4))
         self.rooted = rng.random() < 0.5
         self.strange = rng.random() < 0.5
@@ -89,10 +90,24 @@ class World:
             "level": self._few((2, 2, 3, 1) if rng.random() < 0.5 else (2,), length),
             "nested": self._few((0, 1), length),
         }
+        if self.paired and rng.random() < self.paired:
+            self._pair(columns, length)
         columns |= {name: Constant(None, length) for name in ("ret", "task", "time_ns", "file", "line")}
         columns |= {"inferred": Constant(0, length)}
         assert set(columns) == set(COLUMNS)
         return Run(tasks=(), **{name: _packed(column, rng) for name, column in columns.items()})
+
+    def _pair(self, columns: dict[str, Any], length: int) -> None:
+        """Let most rows that count one more be taken back by the next one, as a guest's page tables under shadow paging are."""
+        share = self.rng.choice((0.5, 0.95, 1))
+        firsts = [row for row in range(0, length - 1, 2) if self.rng.random() < share]
+        for name in ("vm", "as_id", "gfn", "level"):
+            column = columns[name]
+            for row in firsts if not isinstance(column, Constant) and self.rng.random() < 0.9 else ():
+                column[row + 1] = column[row]
+        for row in firsts:
+            columns["kind"][row] &= ~1
+            columns["kind"][row + 1] = columns["kind"][row] | 1
 
     def _few(self, numbers: Any, length: int) -> Any:
         if self.rng.random() < 0.5:

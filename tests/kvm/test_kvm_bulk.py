@@ -10,7 +10,7 @@ import pytest
 from bulk_worlds import KINDS, World, machine_of, profile_of
 
 from replay.events import GuestWrite, MemslotSet, NotifierRegister, VmCreate, WriteTrackAdd, WriteTrackRemove
-from replay.kvm import bulk, fold, page_track
+from replay.kvm import bulk, bulk_pairs, fold, page_track
 from replay.kvm.bulk import fold_bulk
 from replay.kvm.fold import fold_run
 from replay.kvm.leaves import mix
@@ -30,7 +30,7 @@ LOWERED = 3
 def differences(seed: int, events: int, met: Counter[str]) -> int:
     """Fold one stream by both rules and assert that they agree after every item; return the hot events folded."""
     rng = random.Random(seed)
-    world, profile = World(rng), profile_of(rng, seed)
+    world, profile = World(rng, paired=0.4), profile_of(rng, seed)
     scalar, fast = machine_of(profile, seed), machine_of(profile, seed)
     if seed % 4 == 0:
         keep_digests(scalar)
@@ -94,7 +94,7 @@ class TestBulkRule:
     @pytest.mark.parametrize("limit", [LOWERED, 65535])
     def test_equals_the_scalar_rule(self, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Outcomes, their order, logs and the whole state are equal over random worlds, with everything unusual in them."""
-        for module in (bulk, fold, page_track):
+        for module in (bulk, bulk_pairs, fold, page_track):
             monkeypatch.setattr(module, "U16_MAX", limit)
         met: Counter[str] = Counter()
         done, seed = 0, 0
