@@ -100,24 +100,23 @@ def below_limit(most: int | None, left: Any) -> bool:
 
 
 def fold_left(machine: Machine, rows: Rows, left: Any, first: int) -> RunOutcome:
-    """Apply the few rows that are left by the scalar rule and return what the whole run did. Source: see the module."""
-    numbers = left.tolist()
-    asked = rows.changes()
-    if not numbers:
+    """Apply the few rows that are left, in a slot that counts, by the scalar rule and return what the whole run did.
+
+    Source: see the module.
+    """
+    outcome, numbers = RunOutcome(), left.tolist()
+    if numbers:
+        columns: dict[str, Any] = {name: Constant(None, len(numbers)) for name in COLUMNS}
+        columns |= {name: _chosen(getattr(rows.run, name), numbers) for name in _FOLDED}
+        part = fold_run(machine, attrs.evolve(rows.run, tasks=(), **columns), first)
+        outcome.log = [(numbers[row], reason) for row, reason in part.log]
+        outcome.rets = {numbers[row]: ret for row, ret in part.rets.items()}
+        outcome.tracked_writes = [numbers[row] for row in part.tracked_writes]
+    else:
         machine.allocator.begin(first)
         machine.log.new = []
-        return RunOutcome(adds=asked[0], removes=asked[1])
-    columns: dict[str, Any] = {name: Constant(None, len(numbers)) for name in COLUMNS}
-    columns |= {name: _chosen(getattr(rows.run, name), numbers) for name in _FOLDED}
-    some = attrs.evolve(rows.run, tasks=(), **columns)
-    part, asked_by_part = fold_run(machine, some, first), some.changes()
-    return RunOutcome(
-        log=[(numbers[row], reason) for row, reason in part.log],
-        rets={numbers[row]: ret for row, ret in part.rets.items()},
-        tracked_writes=[numbers[row] for row in part.tracked_writes],
-        adds=asked[0] - asked_by_part[0] + part.adds,
-        removes=asked[1] - asked_by_part[1] + part.removes,
-    )
+    outcome.adds, outcome.removes = rows.changes()
+    return outcome
 
 
 def _chosen(column: Sequence[int], numbers: Sequence[int]) -> Sequence[int]:
