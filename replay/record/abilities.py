@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 
 from replay.record.kernel_probes import kernel_probes
+from replay.record.processes import run_mortal
 from replay.record.tracefs import EVENTS, mount_point
 
 TRY_SECONDS: Final = 30
@@ -115,7 +116,7 @@ PROBES: Final[dict[str, Callable[[], Ability]]] = {
 def first_line(words: list[str]) -> str:
     """Return the first line that a program prints, "" for none."""
     try:
-        done = subprocess.run(words, capture_output=True, timeout=TRY_SECONDS, check=False)  # noqa: S603 - fixed words
+        done = run_mortal(words, TRY_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return ""
     return (done.stdout.decode(errors="replace").splitlines() or [""])[0]
@@ -124,7 +125,7 @@ def first_line(words: list[str]) -> str:
 def trouble(words: list[str]) -> str:
     """Run a program; return what it complained of when it failed, "" when it did not."""
     try:
-        done = subprocess.run(words, capture_output=True, timeout=TRY_SECONDS, check=False)  # noqa: S603 - fixed words
+        done = run_mortal(words, TRY_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     if done.returncode == 0:

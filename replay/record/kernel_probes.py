@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Final
 
+from replay.record.processes import run_mortal
+
 PROGRAM: Final = "kfunc.bt"
 LIST_SECONDS: Final = 10
 _BLOCK: Final = re.compile(r"^(k(?:ret)?func):(\w+) \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
@@ -53,7 +55,7 @@ def kernel_probes() -> str:
 def _listed(pattern: str) -> str:
     words = ["bpftrace", "-lv", pattern]
     try:
-        done = subprocess.run(words, capture_output=True, timeout=LIST_SECONDS, check=False)  # noqa: S603 - fixed words
+        done = run_mortal(words, LIST_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.decode(errors="replace") if done.returncode == 0 else ""

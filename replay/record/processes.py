@@ -8,9 +8,10 @@ Source: prctl(2); kernel/exit.c reparent_leader(), find_new_reaper().
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,24 @@ def _prctl() -> Callable[..., int]:
     function = ctypes.CDLL(None, use_errno=True).prctl
     function.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
     return lambda option, argument: int(function(option, argument, 0, 0, 0))
+
+
+def run_mortal(words: Sequence[str], seconds: float) -> "subprocess.CompletedProcess[bytes]":
+    """Run a program to its end and return what it said; it dies with us. Raises OSError or subprocess.SubprocessError."""
+    prctl, parent = _prctl(), os.getpid()
+
+    def die_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # died before that was set
+            os._exit(_NOT_STARTED)
+
+    return subprocess.run(  # noqa: S603 - fixed words
+        words,
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+        preexec_fn=die_with_parent,  # safe: no thread is running, the tools are tried before anything else
+    )
 
 
 @attrs.define
@@ -54,12 +73,14 @@ class Children:
         helper: bool = False,
         hold: int | None = None,
         outlives: bool = False,
+        environ: Mapping[str, str] | None = None,
     ) -> int:
         """Start a program and return its number.
 
         files: descriptors for its standard streams, None keeps ours. helper: a part of the recorder, in a session of its own, so
         that a terminal's signals do not reach it. hold: it runs only when a byte can be read there; at the end of that file it
-        ends. outlives: it is not killed with the recorder, because it cleans up behind it.
+        ends. outlives: it is not killed with the recorder, because it cleans up behind it. environ: variables that it gets where
+        ours has none of that name.
         """
         sys.stdout.flush()
         pid = os.fork()
@@ -68,6 +89,8 @@ class Children:
                 self.helpers.add(pid)
             return pid
         try:
+            for name, value in (environ or {}).items():
+                os.environ.setdefault(name, value)
             self._become(words, files, own_session=helper, hold=hold, outlives=outlives)
         except OSError as error:
             os.write(2, f"{words[0]}: {error.strerror}\n".encode())
