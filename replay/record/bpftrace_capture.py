@@ -3,14 +3,18 @@
 import os
 import signal
 import time
+from typing import Final
 
 import attrs
 
 from replay.errors import CaptureError
 from replay.header import Tool
 from replay.record.captures import SETTLE_SECONDS, START_SECONDS, STOP_SECONDS, Capture, Tick, tracer_loss
-from replay.record.scripts import BPFTRACE_PROGRAM, bpftrace_program, quoted
+from replay.record.scripts import BPFTRACE_PROGRAM, bpftrace_program, quoted, stacks_can_be_had
 from replay.stream import Stream
+
+STACKS_BUFFER_PAGES: Final = 2048
+"""Pages of each CPU's buffer (8 MiB) with stacks: a thread that does only memslot calls fills bpftrace's usual 64 in ms."""
 
 
 @attrs.define
@@ -19,6 +23,7 @@ class BpftraceCapture(Capture):
 
     tracer: int = 0
     sees_notifiers: bool = False
+    sees_areas: bool = False
     _asked: bool = False
 
     TEXT = "bpftrace.txt"
@@ -29,6 +34,7 @@ class BpftraceCapture(Capture):
         self.clock = "boottime"
         if self.job.pid is None:
             self.hold_command()
+        self.sees_areas = self.job.stacks and stacks_can_be_had()
         probes = self.machine.kernel_probes()
         try:
             self._start(probes)
@@ -38,9 +44,9 @@ class BpftraceCapture(Capture):
             self._start("")
 
     def _start(self, probes: str) -> None:
-        (self.job.folder / BPFTRACE_PROGRAM).write_text(bpftrace_program() + probes)
+        (self.job.folder / BPFTRACE_PROGRAM).write_text(bpftrace_program(stacks=self.sees_areas) + probes)
         (self.job.folder / self.TEXT).unlink(missing_ok=True)
-        self.tracer = self.started(self._words(), self.TEXT, errors=self.ERRORS)
+        self.tracer = self.started(self._words(), self.TEXT, errors=self.ERRORS, environ=self._environment())
         until = time.monotonic() + START_SECONDS
         while b" BEGIN " not in (self.job.folder / self.TEXT).read_bytes()[:65536]:
             self.children.reap()
@@ -48,6 +54,10 @@ class BpftraceCapture(Capture):
                 raise CaptureError(self.said(self.ERRORS) or "bpftrace does not begin", where="bpftrace")
             time.sleep(0.02)
         self.sees_notifiers = "REGISTER" in probes
+
+    def _environment(self) -> dict[str, str]:
+        """Return the size of the buffers where stacks fill them faster than bpftrace empties them."""
+        return {"BPFTRACE_PERF_RB_PAGES": str(STACKS_BUFFER_PAGES)} if self.sees_areas else {}
 
     def _words(self) -> list[str]:
         target = str(self.root if self.job.pid is None else self.job.pid)

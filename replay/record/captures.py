@@ -6,7 +6,7 @@ recorder is killed, so nothing that was printed is lost.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -30,11 +30,15 @@ Tick = Callable[[bool], None]
 
 @attrs.define
 class Job:
-    """What is to be recorded: a command, or a process that runs already; folder: for the texts."""
+    """What is to be recorded: a command, or a process that runs already; folder: for the texts.
+
+    stacks: with the vmalloc areas of KVM, where the source can see them.
+    """
 
     folder: Path
     command: Sequence[str] = ()
     pid: int | None = None
+    stacks: bool = False
 
 
 @attrs.define
@@ -103,11 +107,13 @@ class Capture:
         """Return a descriptor to write a text of that name to."""
         return os.open(self.job.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def started(self, words: Sequence[str], out: str, *, errors: str, helper: bool = True) -> int:
-        """Start a tool whose standard output is a text, and what it says beside it another file."""
+    def started(
+        self, words: Sequence[str], out: str, *, errors: str, helper: bool = True, environ: Mapping[str, str] | None = None
+    ) -> int:
+        """Start a tool whose standard output is a text, and what it says beside it another file; environ: stands below ours."""
         files = [os.open(os.devnull, os.O_RDONLY), self.spool(out), self.spool(errors)]
         try:
-            return self.children.start(words, files=files, helper=helper)
+            return self.children.start(words, files=files, helper=helper, environ=environ)
         finally:
             for file in files:
                 os.close(file)

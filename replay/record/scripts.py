@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Final
 
-from replay.record.tracefs import BUFFER_KIB, EVENTS
+from replay.record.tracefs import BUFFER_KIB, EVENTS, mount_point
 
 STRACE_CALLS: Final = (
     "ioctl,openat,close,?close_range,dup,?dup2,dup3,fcntl,execve,?execveat,clone,?clone3,?fork,?vfork,unshare,exit,exit_group,"
@@ -13,6 +13,9 @@ STRACE_CALLS: Final = (
 )
 """System calls that can make or end a task, an fd or a VM; `?`: not on every machine, or not known to every strace."""
 BPFTRACE_PROGRAM: Final = "kvmtrace.bt"
+STACKS_PROGRAM: Final = "stacks.bt"
+STACKS_EVENT: Final = "vmalloc/alloc_vmap_area"
+"""Tracepoint of Linux 6.1 and later. Source: include/trace/events/vmalloc.h."""
 
 
 def strace_words(output: str, *, program: str = "strace", seccomp: bool, pid: int | None = None) -> list[str]:
@@ -26,9 +29,19 @@ def strace_words(output: str, *, program: str = "strace", seccomp: bool, pid: in
     return [program, "-f", *filtered, "-ttt", "-y", "-s", "64", "-o", output, "-e", f"trace={STRACE_CALLS}", *attach]
 
 
-def bpftrace_program() -> str:
-    """Return bpftrace's program: every VM of the machine, or the process PID that is its first argument and what it starts."""
-    return (files("replay") / "recorders" / BPFTRACE_PROGRAM).read_text()
+def bpftrace_program(*, stacks: bool = False) -> str:
+    """Return bpftrace's program: every VM of the machine, or the process PID that is its first argument and what it starts.
+
+    stacks: with the vmalloc areas that KVM takes and gives back, and the stacks of who does it.
+    """
+    names = (BPFTRACE_PROGRAM, *([STACKS_PROGRAM] if stacks else []))
+    return "".join((files("replay") / "recorders" / name).read_text() for name in names)
+
+
+def stacks_can_be_had() -> bool:
+    """Say whether this kernel has the tracepoint of vmalloc areas."""
+    root = mount_point()
+    return root is not None and (root / "events" / STACKS_EVENT).is_dir()
 
 
 _HEAD: Final = """\

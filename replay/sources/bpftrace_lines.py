@@ -2,8 +2,8 @@ r"""Read what the bpftrace recorders print: `NS PID TID COMM KIND name=value ...
 
 KIND: MEMSLOT and IOCTL at entry and exit of an ioctl, GETPAGE, ZAP, ZAPALL for shadow pages; the recorder that comes with this
 tool (replay/recorders/kvmtrace.bt) adds ENTER with the words of the user's struct, RUN, CLOSE, DUP, FORK, EXEC, EXIT, and where
-KVM's functions can be probed VM, REGISTER, UNREGISTER, WTADD, WTREMOVE (`replay.sources.kernel_users`). Numbers are hex, fd and
-ret decimal, as the script's printf has them.
+KVM's functions can be probed VM, REGISTER, UNREGISTER, WTADD, WTREMOVE (`replay.sources.kernel_users`); with stacks.bt VMAP and
+VFREE (`replay.sources.area_book`). Numbers are hex, fd and ret decimal, as the script's printf has them.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Final
 from replay.sources import ioctls
 from replay.sources.dialects import (
     NOTE,
+    AreaLine,
     Dialect,
     Ended,
     Execed,
@@ -28,6 +29,7 @@ from replay.sources.dialects import (
 )
 from replay.sources.struct_text import region_text, struct_text
 from replay.sources.tracefs_grammar import LostLine, SyscallEnter, SyscallExit
+from replay.units import PAGE_SHIFT
 
 TEXT: Final = "bpftrace"
 JSON: Final = "bpftrace json"
@@ -38,12 +40,13 @@ _KINDS: Final = (
 _REST: Final = rb"(?P<time>\d{1,19})(?P<fraction>(?!))? (?P<head>\d{1,7} \d{1,7} .{0,60}?) (?P<body>" + _KINDS
 # A comm may hold what looks like a kind; the first kind that is followed by a field is taken.
 LINE: Final = re.compile(_REST + rb"(?:(?: \w+=.*)?))\r?$")
-JSON_LINE: Final = re.compile(rb'\{"type": "printf", "data": "' + _REST + rb'(?: \w+=[^"\\]*)?)(?:\\n)?"\}\r?$')
+JSON_LINE: Final = re.compile(rb'\{"type": "printf", "data": "' + _REST + rb'(?: \w+=(?:[^"\\]|\\n(?!"))*)?)(?:\\n)?"\}\r?$')
 _HEAD: Final = re.compile(rb"(\d+) (\d+) (.*)", re.DOTALL)
 _FIELD: Final = re.compile(rb"\b(\w+)=(-?[0-9a-fA-F]{1,20}(?:,[0-9a-f]{1,16})*)(?=\s|$)")
 _DECIMAL: Final = frozenset({"fd", "ret", "created", "old", "new", "child", "thread", "code", "gen", "flags_dec"})
 _LOST: Final = re.compile(rb"\s*Lost (\d{1,18}) events\s*")
-_NOTES: Final = re.compile(rb"\s*$|Attaching \d+ probes?\.\.\.|@|ERROR: .*RLIMIT_MEMLOCK|WARNING: ")
+_FRAME: Final = re.compile(rb"\\n\s+([A-Za-z_][\w.]*)(?:\+(?:0x)?[0-9a-f]+)?(?: \[\w+\])?(?=\\n|$)")
+_NOTES: Final = re.compile(rb"\s*$|\s{8}[A-Za-z_][\w.]*\+\d+$|Attaching \d+ probes?\.\.\.|@|ERROR: .*RLIMIT_MEMLOCK|WARNING: ")
 
 
 def thread(head: bytes) -> Thread | None:
@@ -144,6 +147,18 @@ def _kernel_call(kind: str, value: str) -> Callable[[bytes], Fact | None]:
     return read
 
 
+def _area(body: bytes) -> Fact | None:
+    """Read an area; the frames of its stack are on lines of their own, with -f json behind the rest."""
+    fields = _fields(body)
+    taken = body.startswith(b"VMAP")
+    if not 0 <= fields.get("addr", -1) < 1 << 64 or (taken and not 0 < fields.get("size", 0) < 1 << 64):
+        return None
+    frames = tuple(frame.decode() for frame in _FRAME.findall(body)) if taken else ()
+    # include/trace/events/vmalloc.h: the size holds one guard page (mm/vmalloc.c __get_vm_area_node()).
+    pages = max((fields.get("size", 0) >> PAGE_SHIFT) - 1, 0)
+    return AreaLine(taken, fields["addr"], pages, bool(fields.get("failed")), frames)
+
+
 _READERS: Final[dict[bytes, Callable[[bytes], Fact | None]]] = {
     b"GETPAGE": _page("kvm_mmu_get_page"),
     b"ZAP": _page("kvm_mmu_prepare_zap_page"),
@@ -163,6 +178,8 @@ _READERS: Final[dict[bytes, Callable[[bytes], Fact | None]]] = {
     b"UNREGISTER": _kernel_call("UNREGISTER", "node"),
     b"WTADD": _kernel_call("WTADD", "gfn"),
     b"WTREMOVE": _kernel_call("WTREMOVE", "gfn"),
+    b"VMAP": _area,
+    b"VFREE": _area,
     b"BEGIN": lambda _: Ignored("beginning of the recording"),
 }
 """Reader of each kind's fields."""

@@ -81,7 +81,18 @@ class KernelCall:
     ret: int | None = None
 
 
-Fact = PageEvent | SyscallEnter | SyscallExit | Whole | Ended | Forked | Execed | KernelCall | Ignored
+@attrs.frozen
+class AreaLine:
+    """A vmalloc area was taken or given back; frames: those that are on the same line."""
+
+    taken: bool
+    address: int
+    pages: int = 0
+    failed: bool = False
+    frames: tuple[str, ...] = ()
+
+
+Fact = PageEvent | SyscallEnter | SyscallExit | Whole | Ended | Forked | Execed | KernelCall | AreaLine | Ignored
 """What a body says."""
 
 

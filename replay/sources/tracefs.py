@@ -75,10 +75,13 @@ class Walk:
             self.out.spill()
             yield from self._ready()
         self._count_odd(last=True)
-        self.calls.end()
-        self.fold.end()
+        self._end()
         self.out.close()
         yield from self._ready()
+
+    def _end(self) -> None:
+        self.calls.end()
+        self.fold.end()
 
     def _exact(self, block: Block, start: int, stop: int) -> None:
         """Take some lines of a block one by one."""

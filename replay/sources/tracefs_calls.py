@@ -1,6 +1,6 @@
 """Take the system calls of a trace: those of tracefs alone, where the numbers are known and what pointers point to is not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final, Protocol
 
 import attrs
@@ -74,11 +74,12 @@ class Calls(Protocol):
 
 @attrs.define
 class Emitter:
-    """Write what the resolver says, and let the owners know of it."""
+    """Write what the resolver says, and let the owners know of it, and whoever else wants to (`watchers`)."""
 
     resolver: Resolver
     owners: Owners
     out: ItemWriter
+    watchers: list[Callable[[Event], None]] = attrs.field(factory=list)
 
     def write(self, events: list[Event]) -> None:
         """Write events in order."""
@@ -86,6 +87,8 @@ class Emitter:
             self.out.event(event)
             if isinstance(event, VmDestroy):
                 self.owners.gone(event.vm)
+            for watcher in self.watchers:
+                watcher(event)
         if events:
             self.owners.forget()
 

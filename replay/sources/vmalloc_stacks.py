@@ -21,10 +21,11 @@ from typing import Final
 import attrs
 
 from replay.errors import EmptyError
-from replay.events import AllocFail, Event, Lost, Observe, ObservedArea, Source, Task
+from replay.events import Event, Lost, Observe, ObservedArea, Source, Task
 from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import Item
 from replay.sources import ioctls
+from replay.sources.areas import AREAS_MAX, FRAMES_MAX, Area, failed_of
 from replay.sources.processes import Resolver
 from replay.sources.struct_text import region_text
 from replay.sources.syscalls import BOTH, Syscall
@@ -35,31 +36,11 @@ FORMAT: Final = "vmalloc stacks"
 FREED_UNSEEN: Final = "vmalloc area freed whose allocation was not recorded: which function's it was is not known"
 NO_SITE: Final = "vmalloc area without a frame of KVM in its stack"
 LABEL: Final = "vmalloc areas of the call before"
-FRAMES_MAX: Final = 64
-AREAS_MAX: Final = 1 << 20
-"""Most areas that are remembered to know their function when they are freed."""
 _EVENT: Final = re.compile(r"(\d{1,19}) (\d{1,7}) (SETMEM_RET|SETMEM|VMAP|VFREE|CREATE_VM) (.*?)\s*")
 _FRAME: Final = re.compile(r"\s+([A-Za-z_][\w.]*)(?:\+(?:0x)?[0-9a-f]+)?(?: \[\w+\])?\s*")
 _FIELD: Final = re.compile(r"\b(\w+)=(-?(?:0x[0-9a-fA-F]{1,16}|\d{1,20}))(?=\s|$)")
 _LOST: Final = re.compile(r"\s*Lost (\d{1,18}) events\s*")
 _NOTE: Final = re.compile(r"\s*$|Attaching \d+ probes?\.\.\.")
-# What stands between the area and the function that wanted it, in the names of any release.
-_ALLOCATORS: Final = re.compile(r"(?:__)?(?:alloc_vmap_area|get_vm_area_node|k?v(?:malloc|calloc|zalloc)\w*)(?:\..*)?")
-
-
-@attrs.define
-class _Area:
-    """One area that was taken or given back: its stack is still to come."""
-
-    taken: bool
-    address: int
-    pages: int = 0
-    failed: bool = False
-    frames: list[str] = attrs.field(factory=list)
-
-    def site(self) -> str:
-        """Return the function that asked for it, as the caller column of /proc/vmallocinfo names it; "" for none."""
-        return next((frame.partition(".")[0] for frame in self.frames if not _ALLOCATORS.fullmatch(frame)), "")
 
 
 @attrs.define
@@ -67,7 +48,7 @@ class _Open:
     """A call that is under way: its record, and the areas of it."""
 
     record: Syscall
-    areas: list[_Area] = attrs.field(factory=list)
+    areas: list[Area] = attrs.field(factory=list)
 
 
 class VmallocImport:
@@ -78,7 +59,7 @@ class VmallocImport:
         self._resolver = Resolver(tally=self._tally, names=(name,))
         self._open: dict[int, _Open] = {}
         self._sites: dict[int, tuple[str, int]] = {}
-        self._last: _Area | None = None
+        self._last: Area | None = None
         self._events = 0
         self.header = Header(
             sources=(SourceFile(name=name[-255:], format=FORMAT),),
@@ -140,7 +121,7 @@ class VmallocImport:
             self._count(number, f"damaged {kind}", "unknown")
         else:
             pages = (fields.get("size", 0) >> PAGE_SHIFT) - 1
-            self._last = _Area(kind == "VMAP", fields["addr"], max(pages, 0), bool(fields.get("failed")))
+            self._last = Area(kind == "VMAP", fields["addr"], max(pages, 0), bool(fields.get("failed")))
             if tid in self._open:
                 self._open[tid].areas.append(self._last)
 
@@ -165,7 +146,7 @@ class VmallocImport:
         record.errno = errno_name(record.ret) if record.ret < 0 else ""
         task, source = Task(tid, tid), Source(0, number)
         areas = self._areas(call, number)
-        failed = self._failed(call)
+        failed = failed_of(call.areas)
         if failed is not None:
             yield attrs.evolve(failed, task=task, time_ns=record.enter_ns, source=source)
         yield from self._resolver.feed(record)
@@ -197,23 +178,13 @@ class VmallocImport:
                 row[1 if area.taken else 3] += pages
         return tuple(ObservedArea(site[:64], *row) for site, row in sorted(rows.items()) if any(row)) if known else None
 
-    def _owner(self, area: _Area) -> tuple[str, int]:
+    def _owner(self, area: Area) -> tuple[str, int]:
         if not area.taken:
             return self._sites.pop(area.address, ("", 0))
         site = area.site()
         if not area.failed and len(self._sites) < AREAS_MAX:
             self._sites[area.address] = (site, area.pages)
         return site, area.pages
-
-    @staticmethod
-    def _failed(call: _Open) -> AllocFail | None:
-        """Return the allocation that failed in a call, by its place among those of its function."""
-        for place, area in enumerate(call.areas):
-            if area.taken and area.failed:
-                site = area.site()
-                nth = sum(other.taken and other.site() == site for other in call.areas[: place + 1])
-                return AllocFail(site=site[:64], nth=nth, count=1)
-        return None
 
     def _count(self, number: int, kind: str, severity: str, count: int = 1) -> None:
         self._tally.add(f"{self._name}:{number}" if number else self._name, kind, severity, count)

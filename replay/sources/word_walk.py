@@ -11,7 +11,9 @@ from replay.errors import EmptyError, TraceOptionError, TraceSyntaxError
 from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import UNACCOUNT, Item, Run
 from replay.sources import ioctls
-from replay.sources.dialects import NOTE, Dialect, Ended, Execed, Forked, Ignored, KernelCall, Whole
+from replay.sources.area_book import AreaBook
+from replay.sources.areas import Area
+from replay.sources.dialects import NOTE, AreaLine, Dialect, Ended, Execed, Forked, Ignored, KernelCall, Whole
 from replay.sources.kernel_users import KernelUsers
 from replay.sources.lineage import Birth, Lineage
 from replay.sources.processes import Resolver
@@ -111,13 +113,20 @@ class WholeLines(TracefsLexer):
 class WordWalk(Walk):
     """Goes through the lines of a dialect; see `replay.sources.tracefs.Walk`.
 
-    lives: takes what a trace says of tasks; None when another recording says it. users: takes calls by the kernel itself.
+    lives: takes what a trace says of tasks; None when another recording says it. users: takes calls by the kernel itself. areas:
+    takes the vmalloc areas of KVM.
     """
 
     dialect: Dialect = attrs.field(kw_only=True)
     users: KernelUsers = attrs.field(kw_only=True)
     lives: LiveCalls | None = attrs.field(kw_only=True, default=None)
+    areas: AreaBook | None = attrs.field(kw_only=True, default=None)
     _entered: dict[int, tuple[int, int]] = attrs.field(factory=dict)
+
+    def _end(self) -> None:
+        super()._end()
+        if self.areas is not None:
+            self.areas.end()
 
     def _cold(self, text: bytes, line: int) -> None:
         """Take a line that is no shadow-page event of a thread whose VM is sure."""
@@ -128,12 +137,24 @@ class WordWalk(Walk):
             return
         thread = found.thread
         task = TaskLine(thread.tid, thread.tgid, found.time_ns, found.body, thread.comm)
+        if isinstance(found.fact, AreaLine):
+            self._area(found.fact, task, line)
+            return
         if not isinstance(found.fact, PageEvent):
             self._fact(found, task, line)
             return
         if self.lives is not None and found.fact.kind:
             self.lives.met(task)
         self.fold.take(text, found, found.fact)
+        if self.areas is not None:
+            self.areas.rooted(task, line)
+
+    def _area(self, fact: AreaLine, task: TaskLine, line: int) -> None:
+        """Take an area; like pages, those of a VM go after its last task's exit has begun."""
+        if self.areas is None:
+            self.tally.add(self._place(line), "vmalloc area", "ignored")
+        else:
+            self.areas.take(task, Area(fact.taken, fact.address, fact.pages, fact.failed, list(fact.frames)), line)
 
     def _fact(self, found: WordLine, task: TaskLine, line: int) -> None:
         fact = found.fact
@@ -144,15 +165,15 @@ class WordWalk(Walk):
             self.calls.enter(task, fact, line)
         elif isinstance(fact, SyscallExit):
             self._entered.pop(task.tid, None)
-            self.calls.exit(task, fact, line)
-            self.users.returned(task.tid)
+            self._exit(task, fact, line)
         elif isinstance(fact, Whole):
             self._whole(fact, task, line)
-            self.users.returned(task.tid)
         elif isinstance(fact, KernelCall):
             if self.lives is not None:
                 self.lives.met(task)
             self.users.take(task, fact, line)
+            if self.areas is not None and fact.kind == "REGISTER":
+                self.areas.returned(task, line, registered=True)
         elif isinstance(fact, (Ended, Forked, Execed)):
             self._life(fact, task, line)
         elif isinstance(fact, Ignored):
@@ -169,7 +190,17 @@ class WordWalk(Walk):
             return  # the first KVM_RUN of each thread only: the other recording has them all
         if self._entered.pop(task.tid, None) != (args.get("fd", -1), args.get("cmd", -1)):
             self.calls.enter(task, call.enter, line)
-        self.calls.exit(task, call.exit, line)
+        self._exit(task, call.exit, line, runs=args.get("cmd") == ioctls.KVM_RUN)
+
+    def _exit(self, task: TaskLine, call: SyscallExit, line: int, *, runs: bool = False) -> None:
+        """Take the result of a call, behind what failed in it, and before what it took. runs: it has begun only."""
+        ioctl = self.areas if call.name == "ioctl" and not runs else None
+        if ioctl is not None:
+            ioctl.returning(task, line)
+        self.calls.exit(task, call, line)
+        self.users.returned(task.tid)
+        if ioctl is not None:
+            ioctl.returned(task, line)
 
     def _life(self, fact: Ended | Forked | Execed, task: TaskLine, line: int) -> None:
         if self.lives is None:
@@ -183,6 +214,8 @@ class WordWalk(Walk):
             self.lives.execed(task, line)
 
     def _no_task(self, text: bytes, line: int) -> None:
+        if self.areas is not None and self.areas.frame(text):
+            return
         said = self.dialect.odd(text)
         if isinstance(said, LostLine):
             where = "" if said.cpu < 0 else f" of CPU {said.cpu}"
@@ -272,7 +305,9 @@ class WordImport:
         calls = LiveCalls(Emitter(resolver, owners, out), lineage, tally, name, 0)
         fold = WordFold(owners, out, tally, name, roles=True, dialect=self._dialect)
         users = KernelUsers(calls.emit, tally, name, 0)
-        return WordWalk(self._lexer, calls, fold, out, tally, name, 0, dialect=self._dialect, users=users, lives=calls)
+        areas = AreaBook(calls.emit, tally, name, 0)
+        dialect = self._dialect
+        return WordWalk(self._lexer, calls, fold, out, tally, name, 0, dialect=dialect, users=users, lives=calls, areas=areas)
 
     def items(self) -> Iterator[Item]:
         """Yield events and runs in order; raises TraceSyntaxError for text that is no trace, EmptyError for one without KVM."""

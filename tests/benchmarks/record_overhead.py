@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VMM = [sys.executable, str(ROOT / "tests" / "record" / "small_vmm.py")]
-SOURCES = (None, "strace", "tracefs", "bpftrace")
+SOURCES = (None, "strace", "tracefs", "bpftrace", "bpftrace --stacks")
 QEMU = ["qemu-system-x86_64", "-M", "pc", "-m", "256", "-accel", "kvm", "-display", "none", "-nodefaults", "-vga", "std"]
 READY = "No bootable device"
 BOOT_SECONDS = 120
@@ -25,7 +25,7 @@ def under(source: str | None, folder: Path, command: list[str]) -> list[str]:
     """Return a command line that runs a command, recorded or not."""
     if source is None:
         return command
-    words = [sys.executable, "-m", "replay", "record", "--quiet", "--force", "--with", source]
+    words = [sys.executable, "-m", "replay", "record", "--quiet", "--force", "--with", *source.split()]
     return [*words, "-o", str(folder / "out.kvmr"), "--", *command]
 
 
@@ -62,14 +62,14 @@ def boot(source: str | None, folder: Path) -> float:
 def main() -> None:
     """Print a row for each source."""
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print("source     us a memslot call   us a tracked page   s a BIOS boot")
+    print("source               us a memslot call   us a tracked page   s a BIOS boot")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for source in SOURCES:
             calls = vmm(source, folder, 3000, 0, "call_us")
             pages = vmm(source, folder, 0, 5000, "page_us")
             boots = min(boot(source, folder) for _ in range(repeats))
-            print(f"{source or 'none':10} {calls:17.1f} {pages:19.1f} {boots:15.2f}", flush=True)
+            print(f"{source or 'none':20} {calls:17.1f} {pages:19.1f} {boots:15.2f}", flush=True)
 
 
 if __name__ == "__main__":

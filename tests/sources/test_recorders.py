@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from replay.sources.bpftrace_lines import LINE, fact
-from replay.sources.dialects import KernelCall
+from replay.sources.dialects import AreaLine, KernelCall
 from replay.sources.vmalloc_stacks import VmallocImport
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "replay" / "recorders"
@@ -43,6 +43,12 @@ class TestKvmtrace:
         match = LINE.match(line.encode())
         assert match is not None
         assert isinstance(fact(match["body"]), KernelCall)
+
+    def test_lines_of_areas_are_read(self) -> None:
+        """The two printfs of stacks.bt are an area that is taken, the stack behind its line, and one that is given back."""
+        bodies = [match["body"] for match in map(LINE.match, (line.encode() for line in printed("stacks.bt"))) if match]
+        assert [type(fact(body)) for body in bodies] == [AreaLine, AreaLine]
+        assert [body.partition(b" ")[0] for body in bodies] == [b"VMAP", b"VFREE"]
 
     @pytest.mark.parametrize("script", ["kvmtrace.bt", "vmalloc.bt"])
     def test_maps_are_cleared(self, script: str) -> None:

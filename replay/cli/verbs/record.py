@@ -34,6 +34,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with", dest="source", choices=("auto", "bpftrace", "tracefs", "strace"), default="auto", help="source (default: auto)"
     )
+    parser.add_argument(
+        "--stacks",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="with bpftrace, on Linux 6.1 and later: KVM's vmalloc areas with the stacks of who takes them, for check",
+    )
     parser.add_argument("--keep-traces", action="store_true", help="keep the tools' texts in OUT.traces")
     parser.add_argument("--print-script", action="store_true", help="print what the source runs, for a machine without Python")
     parser.add_argument("--title", metavar="TEXT", help="one line about the recording (default: the command)")
@@ -127,7 +133,7 @@ def _record(
     from replay.record.processes import Children
     from replay.record.session import prepared
 
-    job = Job(folder, tuple(args.command), args.pid)
+    job = Job(folder, tuple(args.command), args.pid, stacks=args.stacks)
     children = Children()
     children.adopt_orphans()
     done = False
@@ -192,7 +198,7 @@ def _print_script(args: argparse.Namespace, machine: "Machine") -> int:
     from replay.record.scripts import bpftrace_program, shell_script
 
     if args.source == "bpftrace" or (args.source == "auto" and machine.ability("bpftrace").usable):
-        text = bpftrace_program() + machine.kernel_probes()
+        text = bpftrace_program(stacks=args.stacks) + machine.kernel_probes()
     else:
         strace = machine.ability("strace")
         text = shell_script(strace=True, tracefs=args.source != "strace", seccomp=strace.seccomp or not strace.usable)

@@ -1,0 +1,44 @@
+"""One vmalloc area that KVM took or gave back, with the stack of who did it.
+
+Source: mm/vmalloc.c alloc_vmap_area(), __get_vm_area_node() [6.1, 6.12].
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from replay.events import AllocFail
+
+FRAMES_MAX: Final = 64
+AREAS_MAX: Final = 1 << 20
+"""Most areas that are remembered to know their function when they are freed."""
+# What stands between the area and the function that wanted it, in the names of any release.
+_ALLOCATORS: Final = re.compile(r"(?:__)?(?:alloc_vmap_area|get_vm_area_node|k?v(?:malloc|calloc|zalloc)\w*)(?:\..*)?")
+
+
+@attrs.define
+class Area:
+    """One area that was taken or given back; frames: the stack, from the allocator outwards. late: printed behind its call."""
+
+    taken: bool
+    address: int
+    pages: int = 0
+    failed: bool = False
+    frames: list[str] = attrs.field(factory=list)
+    late: bool = False
+
+    def site(self) -> str:
+        """Return the function that asked for it, as the caller column of /proc/vmallocinfo names it; "" for none."""
+        return next((frame.partition(".")[0] for frame in self.frames if not _ALLOCATORS.fullmatch(frame)), "")
+
+
+def failed_of(areas: Sequence[Area]) -> AllocFail | None:
+    """Return the allocation that failed in a call, by its place among those of its function."""
+    for place, area in enumerate(areas):
+        if area.taken and area.failed:
+            site = area.site()
+            nth = sum(other.taken and other.site() == site for other in areas[: place + 1])
+            return AllocFail(site=site[:64], nth=nth, count=1)
+    return None
