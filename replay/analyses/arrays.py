@@ -22,6 +22,11 @@ from replay.units import ENOMEM, bytes_text
 WHOLE_SLOT: Final = "all arrays"
 Key = tuple[int, int, int, str]  # vm, as_id, slot id, array
 
+Lists = tuple[list[Allocation], list[Allocation], list[Allocation], list[Allocation]]
+"""What an event took and freed in the reference lane, and in the other one."""
+_SIGNS: Final = ((-1, False), (1, True), (1, False), (-1, True))
+"""How each of these counts for the other lane, and whether it was freed."""
+
 _FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D5", "D9")}
 """Events that allocate for all memslots -> row when they succeed, row when they fail on the way."""
 
@@ -97,7 +102,7 @@ class ArrayTracker:
     def __init__(self, pair: Surroundings) -> None:
         self._pair = pair
         self._open: dict[Key, Episode] = {}
-        self._seen: dict[Key, int] = {}
+        self._seen: dict[Key, None] = {}
         self._parted: dict[tuple[int, int, int], None] = {}
         self._failing = False
         self._failed: dict[int, None] = {}  # VMs whose last registration or first root ran out of memory in one of the lanes
@@ -108,7 +113,7 @@ class ArrayTracker:
         taken_a, freed_a = _arrays(reference)
         taken_b, freed_b = _arrays(other)
         alike = made_alike(taken_a, taken_b) and made_alike(freed_a, freed_b)
-        if not alike and (_shape(taken_a) != _shape(taken_b) or _shape(freed_a) != _shape(freed_b)):
+        if not alike and (_shapes_differ(taken_a, taken_b) or _shapes_differ(freed_a, freed_b)):
             self._differ(at, (taken_a, freed_a, taken_b, freed_b))
         self._note_failure(at, reference, other)
 
@@ -117,7 +122,7 @@ class ArrayTracker:
         keys = [key for key in self._open if key[0] == vm and key[3] == GFN_WRITE_TRACK and (slot is None or key[1:3] == slot)]
         return min((self._open[key].opened for key in keys), key=lambda at: at.event, default=None)
 
-    def _differ(self, at: Where, lists: tuple[list[Allocation], ...]) -> None:
+    def _differ(self, at: Where, lists: Lists) -> None:
         touched: dict[Key, None] = {}
         self._note_parted(lists)
         alike: dict[Key, None] = {}
@@ -125,33 +130,41 @@ class ArrayTracker:
         unlike = (taken[0], freed_ones[0], taken[1], freed_ones[1])
         if any(self._key(allocation) in alike for allocations in unlike for allocation in allocations):
             # Made in both lanes and given back in one: that is one story, told of all that the event did.
-            unlike, alike = (lists[0], lists[1], lists[2], lists[3]), {}
-        for allocations, sign, frees in zip(unlike, (-1, 1, 1, -1), (False, True, False, True), strict=True):
+            unlike, alike = lists, {}
+        sites: dict[Key, str] = {}
+        freed: dict[Key, None] = {}
+        for allocations, (sign, frees) in zip(unlike, _SIGNS, strict=True):
             for allocation in allocations:
                 key = self._key(allocation)
                 touched[key] = None
+                if frees:
+                    freed[key] = None
+                else:
+                    sites[key] = allocation.site
                 self._episode(key, at, allocation, kept=frees).change(allocation, sign)
-        sites = {self._key(a): a.site for a in (*lists[0], *lists[2])}
-        freed = {self._key(a) for a in (*lists[1], *lists[3])}
         for key in touched:
-            episode = self._open[key]
-            if not episode.count and not episode.nominal:
-                del self._open[key]
-                self._parted.pop(key[:3], None)
-                if episode.opened.event != at.event:
-                    filled_by = "" if key in freed else sites.get(key, "")
-                    self._pair.emit(self._finding(episode, End(at, filled_by, self._failing)))
-            elif key in sites and key in freed:
-                episode.moves += 1
-        for key in alike:
-            if key not in touched:
-                self._seen[key] = self._seen.get(key, 0) + 1
+            self._settle(key, at, sites, key in freed)
+        self._seen |= alike
+
+    def _settle(self, key: Key, at: Where, sites: dict[Key, str], freed: bool) -> None:
+        """End the episode of a key if the lanes agree again; sites: who made the arrays that are unlike in this event."""
+        episode = self._open[key]
+        if not episode.count and not episode.nominal:
+            del self._open[key]
+            self._parted.pop(key[:3], None)
+            if episode.opened.event != at.event:
+                filled_by = "" if freed else sites.get(key, "")
+                self._pair.emit(self._finding(episode, End(at, filled_by, self._failing)))
+        elif freed and key in sites:
+            episode.moves += 1
 
     def _unlike(
         self, ours: list[Allocation], theirs: list[Allocation], alike: dict[Key, None]
     ) -> tuple[list[Allocation], list[Allocation]]:
         """Leave out what both lists begin and end with, as long as no episode is about it; alike: takes what is left out."""
         most, first, last = min(len(ours), len(theirs)), 0, 0
+        if not most:
+            return ours, theirs
         while first < most and self._passes(ours[first], theirs[first], alike):
             first += 1
         while last < most - first and self._passes(ours[-1 - last], theirs[-1 - last], alike):
@@ -160,34 +173,36 @@ class ArrayTracker:
 
     def _passes(self, one: Allocation, other: Allocation, alike: dict[Key, None]) -> bool:
         """Tell whether two lanes did the same to an array that they have alike."""
-        slot = (one.vm, one.as_id, one.slot_id)
-        key = (*slot, one.array)
-        if slot in self._parted or key in self._open or not _alike(one, other):
+        key = (one.vm, one.as_id, one.slot_id, one.array)
+        if key in self._open or (self._parted and key[:3] in self._parted) or not _alike(one, other):
             return False
         alike[key] = None
         return True
 
-    def _note_parted(self, lists: tuple[list[Allocation], ...]) -> None:
+    def _note_parted(self, lists: Lists) -> None:
         """Remember the memslots that one lane has and the other has not: all their arrays are one episode."""
+        if _objects(lists[0]) == _objects(lists[2]) and _objects(lists[1]) == _objects(lists[3]):
+            return
         net: dict[tuple[int, int, int], int] = {}
-        for allocations, sign in zip(lists, (-1, 1, 1, -1), strict=True):
+        for allocations, (sign, _frees) in zip(lists, _SIGNS, strict=True):
             for slot in (a for a in allocations if a.array == SLOT):
                 key = (slot.vm, slot.as_id, slot.slot_id)
                 net[key] = net.get(key, 0) + sign
         self._parted.update({key: None for key, count in net.items() if count})
 
     def _key(self, allocation: Allocation) -> Key:
-        slot = (allocation.vm, allocation.as_id, allocation.slot_id)
-        return (*slot, WHOLE_SLOT if slot in self._parted else allocation.array)
+        vm, as_id, slot_id = allocation.vm, allocation.as_id, allocation.slot_id
+        parted = self._parted and (vm, as_id, slot_id) in self._parted
+        return vm, as_id, slot_id, WHOLE_SLOT if parted else allocation.array
 
     def _episode(self, key: Key, at: Where, allocation: Allocation, *, kept: bool) -> Episode:
         found = self._open.get(key)
         if found is None:
-            again = self._seen.get(key, 0)
-            self._seen[key] = again + 1
+            again = key in self._seen
+            self._seen[key] = None
             slot = self._pair.find_slot(*key[:3])
             base, npages = (None, None) if slot is None else (slot.base_gfn, slot.npages)
-            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, self._failing, bool(again), kept)
+            found = Episode(key, at, allocation.site, base, npages, key[0] in self._failed, self._failing, again, kept)
             self._open[key] = found
         return found
 
@@ -246,7 +261,8 @@ class ArrayTracker:
         """Say what the lane that has the memory has, and what the other one has not."""
         _vm, as_id, slot, array = episode.key
         name, size, at = slot_text(as_id, slot), bytes_text(abs(episode.most[0])), episode.opened
-        factual = dict(zip(self._pair.names, self._pair.factual, strict=True))
+        names, facts = self._pair.names, self._pair.factual
+        factual = {names[0]: facts[0], names[1]: facts[1]}
         if episode.kept:
             what = name if array == WHOLE_SLOT else array
             return Side(lane=holder, did=f"keeps {what}, {size}"), _side(lacker, "frees it", at, "", factual=factual[lacker])
@@ -316,6 +332,16 @@ def _alike(a: Allocation, b: Allocation) -> bool:
     if a.array != b.array or a.slot_id != b.slot_id or a.as_id != b.as_id or a.vm != b.vm:
         return False
     return a.cost is b.cost or a.cost.nominal_bytes == b.cost.nominal_bytes or a.array == SLOT
+
+
+def _shapes_differ(ours: list[Allocation], theirs: list[Allocation]) -> bool:
+    """Tell whether two lists name other arrays, in whatever order."""
+    return len(ours) != len(theirs) or _shape(ours) != _shape(theirs)
+
+
+def _objects(allocations: list[Allocation]) -> list[tuple[int, int, int]]:
+    """Return the memslots whose objects are among the allocations."""
+    return [(a.vm, a.as_id, a.slot_id) for a in allocations if a.array == SLOT]
 
 
 def _shape(allocations: Iterable[Allocation]) -> list[tuple[int, int, int, str, int]]:

@@ -26,6 +26,15 @@ class Entry:
         self.finding = attrs.evolve(self.finding, **fields)
 
 
+@attrs.define
+class _Count:
+    """How often one class was found, before any horizon and behind one; first: event, of those before if there are."""
+
+    first: int
+    count: int = 0
+    behind: int = 0
+
+
 class Ledger:
     """The findings of one pair."""
 
@@ -40,7 +49,7 @@ class Ledger:
         self._replayed = {} if replayed is None else replayed
         self._kept_most = kept
         self._entries: dict[str, list[Entry]] = {}
-        self._counts: dict[str, ClassCount] = {}
+        self._counts: dict[str, _Count] = {}
         self.omitted = 0
 
     def add(self, finding: Finding) -> Entry:
@@ -68,23 +77,27 @@ class Ledger:
 
     def counts(self) -> tuple[ClassCount, ...]:
         """Return all findings counted by class, weakest class first."""
-        counts = dict(self._counts)
+        counts = {name: attrs.evolve(count) for name, count in self._counts.items()}
         for finding in self.findings():
             self._count(counts, finding)
-        return tuple(counts[name] for name in CLASSES if name in counts)
+        return tuple(
+            ClassCount(divergence=name, count=found.count, behind_horizon=found.behind, first_event=found.first)
+            for name in CLASSES
+            if (found := counts.get(name)) is not None
+        )
 
     @staticmethod
-    def _count(counts: dict[str, ClassCount], finding: Finding) -> None:
-        name, behind = finding.divergence, finding.behind_horizon
-        old = counts.get(name) or ClassCount(divergence=name, count=0, first_event=finding.event)
-        first = min(old.first_event, finding.event)
-        if behind and old.count:
-            first = old.first_event
-        elif not behind and not old.count:
-            first = finding.event
-        counts[name] = attrs.evolve(
-            old, count=old.count + (not behind), behind_horizon=old.behind_horizon + behind, first_event=first
-        )
+    def _count(counts: dict[str, _Count], finding: Finding) -> None:
+        found, event = counts.get(finding.divergence), finding.event
+        if found is None:
+            found = counts[finding.divergence] = _Count(event)
+        if finding.behind_horizon:
+            found.behind += 1
+            if not found.count:
+                found.first = min(found.first, event)
+        else:
+            found.first = min(found.first, event) if found.count else event
+            found.count += 1
 
 
 def _order(finding: Finding) -> tuple[int, int, str, tuple[int, ...]]:

@@ -107,6 +107,8 @@ class Pair:
 
     def _limit(self) -> int | None:
         """Return the first event at which userspace would have acted otherwise under one of the two lanes."""
+        if self._horizon is None and not self.reference.disagreements and not self.other.disagreements:
+            return None
         lanes = [lane.horizon.event for lane in (self.reference, self.other) if lane.horizon is not None and not lane.factual]
         return min([*lanes, *([] if self._horizon is None else [self._horizon])], key=self.ledger.place, default=None)
 
@@ -130,11 +132,11 @@ class Pair:
 
     def _spaces(self, vm: int, as_id: int) -> list[Memslots]:
         """Return an address space of a VM in both lanes, as far as it is there."""
-        lanes = (lane.machine.vms.get(vm) for lane in (self.reference, self.other))
-        return [lane.spaces[as_id] for lane in lanes if lane is not None and as_id < lane.nas]
+        vms = (self.reference.machine.vms.get(vm), self.other.machine.vms.get(vm))
+        return [one.spaces[as_id] for one in vms if one is not None and as_id < len(one.spaces)]
 
     def _find_slot(self, vm: int, as_id: int, slot_id: int) -> Memslot | None:
-        found = (space.by_id(slot_id) for space in self._spaces(vm, as_id))
+        found = [space.by_id(slot_id) for space in self._spaces(vm, as_id)]
         return next((slot for slot in found if slot is not None), None)
 
     def _find_gfn(self, vm: int, as_id: int, gfn: int) -> Memslot | None:

@@ -49,7 +49,9 @@ class Together:
             outcomes = [lane.step(event, number) for lane in self.lanes]
         finally:
             for table in tables:
-                table.drop_what_waits()
+                if table.waiting:
+                    table.drop_what_waits()
+                table.waiting = None
         if leads is not None and not any(leads) and self._still_agree(event, outcomes):
             self._leads[event.vm] = leads
         return outcomes

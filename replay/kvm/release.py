@@ -1,6 +1,7 @@
 """Compare kernel releases as numbers: 6.12.64 is newer than 6.8, whatever the distribution appends."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -21,8 +22,8 @@ class Release:
     minor: int
     patch: int = 0
 
-    @classmethod
-    def parse(cls, text: str) -> "Release":
+    @staticmethod
+    def parse(text: str) -> "Release":
         """Read a release as `uname -r` prints it. Raises ProfileError when it is none.
 
         >>> Release.parse("6.12.117+deb13-amd64")
@@ -32,7 +33,7 @@ class Release:
         if match is None:
             raise ProfileError(f"{text!r} is not a kernel release", expected="MAJOR.MINOR[.STABLE], for example 6.8 or 6.12.117")
         major, minor, patch = match.group(1, 2, 3)
-        return cls(int(major), int(minor), int(patch or 0))
+        return _release(int(major), int(minor), int(patch or 0))
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}" + (f".{self.patch}" if self.patch else "")
@@ -44,3 +45,9 @@ class Release:
         True
         """
         return (self.major, self.minor, self.patch) >= (*numbers, 0, 0)[:3]
+
+
+@lru_cache(64)
+def _release(major: int, minor: int, patch: int) -> Release:
+    """Return one and the same object for a release: it is looked up by in each memslot call. Source: none in the kernel."""
+    return Release(major, minor, patch)
