@@ -157,6 +157,15 @@ class TestEnds:
         assert [(counter.kind, counter.severity) for counter in found.trailer.counters] == [("torn recording", "lost")]
         assert (bench.folder / "out.kvmr.traces" / "strace.txt").read_text().startswith(CALLS)
 
+    def test_killed_while_it_tries_its_tools(self, bench: Bench) -> None:
+        """A tool that is being tried dies with the recorder."""
+        bench.tools["bpftrace"] = "#!/bin/sh\necho $$ >number\nexec sleep 60\n"
+        recorder = bench.start("--with", "bpftrace", "-o", "out.kvmr", "--", "true")
+        tool = bench.number_in("number")
+        recorder.kill()
+        recorder.wait()
+        until(lambda: not is_running(tool))
+
     def test_tracer_killed(self, bench: Bench) -> None:
         """A tracer that is gone too early is a loss; the recording is complete and says so."""
         bench.text = PAGES

@@ -194,6 +194,31 @@ def tracers(pid: int) -> list[int]:
     return [int(line.split()[0]) for line in found.splitlines() if line.split()[1] in {"strace", "bpftrace", "cat"}]
 
 
+class TestAttached:
+    """--pid, on a VMM that runs already."""
+
+    @pytest.mark.parametrize(
+        "source", [SOURCES[2], *SOURCES[: 2 * bool(KILLS)]], indirect=True, ids=lambda source: getattr(source, "name", source)
+    )
+    def test_vmm_lives_on(self, source: Source, bench: Bench) -> None:
+        """Its calls are recorded until SIGINT; that its VM was there before is said; the VMM goes on."""
+        watched = subprocess.Popen(vmm(10_000_000, 0), stdout=subprocess.DEVNULL)
+        try:
+            recorder = bench.start("--with", with_of(source), "-o", "out.kvmr", "--pid", str(watched.pid))
+            part = bench.folder / "out.kvmr.part"
+            until(lambda: part.exists() and count(bench.recording(part.name).events) > 100)
+            recorder.send_signal(signal.SIGINT)
+            assert recorder.wait(WAIT_SECONDS) == 0, bench.errors
+            assert watched.poll() is None
+        finally:
+            watched.kill()
+            watched.wait()
+        found = bench.recording()
+        assert not found.header.complete_start
+        assert found.kinds.count("vm.attach") == 1
+        assert count(found.events, slot=7, guest_phys_addr=0x10000000, memory_size=1 << 20) > 25
+
+
 class TestStale:
     """What a recorder leaves that could not clean up, and whose watchdog could not either."""
 
