@@ -1,5 +1,8 @@
 """Promises of replay.engine.lane: what a lane leaves out, where its horizon is, failures that nobody attributed."""
 
+from collections.abc import Sequence
+
+import attrs
 import pytest
 from lane_samples import CREATE, lane, machine, replay, slot
 
@@ -14,11 +17,12 @@ from replay.events import (
     ShadowRootAlloc,
     TssSet,
     VcpuCreate,
+    VmCreate,
     WriteTrackAdd,
     WriteTrackQuery,
     WriteTrackRemove,
 )
-from replay.runs import run_of
+from replay.runs import Constant, run_of
 from replay.units import Gfn, Gpa
 
 TRACKED = (
@@ -92,6 +96,24 @@ class TestSkipped:
         assert one.skipped == {SKIPPED_EXTERNAL: 2, SKIPPED_SHADOW: 2}
         replay(one, TRACKED[:3])
         assert one.skipped == {SKIPPED_EXTERNAL: 3, SKIPPED_SHADOW: 3}
+
+    @pytest.mark.parametrize("nested", [Constant(0, 4), [0, 1, 0, 1]])
+    def test_what_is_not_left_out_is_replayed(self, nested: Sequence[int]) -> None:
+        """A run in which one kind is left out keeps its rows of every other kind."""
+        one = replay(lane("on-demand@config=n", machine("6.12")), [CREATE, slot(), ShadowRootAlloc(vm=0, ret=0)])
+        pages = [ShadowPageAccount(vm=0, gfn=Gfn(1), level=2), WriteTrackAdd(vm=0, gfn=Gfn(1))]
+        run = run_of([*pages, WriteTrackQuery(vm=0, gfn=Gfn(1)), WriteTrackAdd(vm=0, gfn=Gfn(2))])
+        assert one.fold(attrs.evolve(run, nested=nested), 3).rets == {2: 1}
+        assert one.skipped == {SKIPPED_EXTERNAL: 2}
+
+    def test_rows_of_some_vms(self) -> None:
+        """A run is folded for the VMs that are asked for, without what the lane leaves out; results keep their rows."""
+        one = replay(lane("on-demand@config=n", machine("6.12")), [CREATE, slot(), ShadowRootAlloc(vm=0, ret=0)])
+        replay(one, [VmCreate(vm=1, ret=0), slot(vm=1), ShadowRootAlloc(vm=1, ret=0)])
+        kept = [ShadowPageAccount(vm=vm, gfn=Gfn(1), level=2) for vm in (0, 1)]
+        run = run_of([WriteTrackAdd(vm=1, gfn=Gfn(1)), *kept, *(WriteTrackQuery(vm=vm, gfn=Gfn(1)) for vm in (1, 0, 1))])
+        assert one.fold(run, 6, [1]).rets == {3: 1, 5: 1}
+        assert [one.machine.vm(vm).indirect_shadow_pages for vm in (0, 1)] == [0, 1]
 
     def test_a_run_that_can_not_happen(self) -> None:
         """A run of which nothing is left does nothing."""

@@ -112,7 +112,8 @@ class TestBulkRule:
         """Rows are told apart whatever share of the sort key their gfns take."""
         rng, profile = random.Random(bits), Profile(release=Release(6, 12, 117), config_external_write_tracking=True)
         gfns = [rng.choice((0, 1 << bits - 1, (1 << bits) - 2)) + rng.randrange(2) for _ in range(999)] + [(1 << bits) - 1]
-        run = run_of([(WriteTrackAdd if rng.random() < 0.8 else WriteTrackRemove)(vm=0, gfn=Gfn(gfn)) for gfn in gfns])
+        made = run_of([(WriteTrackAdd if rng.random() < 0.8 else WriteTrackRemove)(vm=0, gfn=Gfn(gfn)) for gfn in gfns])
+        run = attrs.evolve(made, as_id=Constant(0, 1000))
         found = []
         for rule in (fold_run, fold_bulk):
             machine = machine_of(profile, 1)

@@ -214,7 +214,9 @@ class TestManyRanges:
                     one[0].share(other[0])
                     one[1].clear()
                     one[1].update(other[1] if one is not other else dict(one[0]))
-            elif done < 0.42:
+            elif done < 0.38:
+                table.make_room(rng.randrange(40))
+            elif done < 0.45:
                 counters, counts = rng.choice(held)
                 first = rng.randrange(1 << NODE_SHIFT)
                 counters.drop(first, first + 3000)

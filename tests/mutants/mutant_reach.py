@@ -77,13 +77,13 @@ class Reach:
     _lines: dict[str, dict[int, list[str]]] = attrs.Factory(dict)
 
     def tests_of(self, path: str, line: int) -> list[str]:
-        """Return the tests that run a line, fastest first; for a line that runs on import, those that run any of the file."""
+        """Return the tests that run a line, fastest first; for a line that runs on import, any of the file, or all."""
         if path not in self._lines:
             self._lines[path] = self.data.contexts_by_lineno(str(ROOT / path))
         by_line = self._lines[path]
         found = {test for test in by_line.get(line, ()) if test}
         if not found and "" in by_line.get(line, ()):
-            found = {test for tests in by_line.values() for test in tests if test}
+            found = {test for tests in by_line.values() for test in tests if test} or set(self.cpu_s)
         return sorted(found & self.cpu_s.keys(), key=lambda test: (self.cpu_s[test], test))
 
 

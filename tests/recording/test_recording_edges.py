@@ -50,6 +50,14 @@ class TestRefused:
         with pytest.raises(EventError, match=r"observe.areas.*a list of at most"):
             event_of_line(f"observe vm=0 areas={named}")
 
+    @pytest.mark.parametrize("most", [-(1 << 63), (1 << 63) - 1])
+    def test_signed_numbers(self, most: int) -> None:
+        """A signed number has 64 bits, and no more."""
+        named = event_to_named(VmCreate(vm=0, ret=most))
+        assert event_of_named(named) == VmCreate(vm=0, ret=most)
+        with pytest.raises(EventError, match=r"vm.create.ret.*signed 64-bit"):
+            event_of_named({**named, "ret": most + (1 if most > 0 else -1)})
+
     @pytest.mark.parametrize("width", [1, 2, 4, 8])
     def test_constant_spelled_out(self, width: int) -> None:
         """A column that is one number in all rows is refused in every width: it has a shorter form."""
