@@ -106,6 +106,13 @@ class TestSkipped:
         assert one.fold(attrs.evolve(run, nested=nested), 3).rets == {2: 1}
         assert one.skipped == {SKIPPED_EXTERNAL: 2}
 
+    def test_as_many_kinds_as_can_be_left_out(self) -> None:
+        """A run of adds and queries keeps its queries."""
+        one = replay(lane("on-demand@config=n", machine("6.12")), [CREATE, slot(), ShadowRootAlloc(vm=0, ret=0)])
+        replay(one, [ShadowPageAccount(vm=0, gfn=Gfn(1), level=2)])
+        run = run_of([WriteTrackAdd(vm=0, gfn=Gfn(2)), WriteTrackQuery(vm=0, gfn=Gfn(1))])
+        assert one.fold(attrs.evolve(run, nested=Constant(0, 2)), 4).rets == {1: 1}
+
     def test_rows_of_some_vms(self) -> None:
         """A run is folded for the VMs that are asked for, without what the lane leaves out; results keep their rows."""
         one = replay(lane("on-demand@config=n", machine("6.12")), [CREATE, slot(), ShadowRootAlloc(vm=0, ret=0)])

@@ -153,3 +153,12 @@ class TestLookup:
         assert lane.vm.spaces[0].by_gfn(16) is None
         assert lane.vm.spaces[0].by_gfn(100) is lane.slot(1)
         assert len(lane.vm.spaces[0]) == 2
+
+
+class TestLargest:
+    """The most pages that a slot may have: KVM_MEM_MAX_NR_PAGES, include/linux/kvm_host.h [6.1, 6.12]."""
+
+    def test_pages(self) -> None:
+        """2^31 - 1 pages are a slot, one more is -EINVAL."""
+        assert Lane().set(1, (1 << 31) - 1).ret == 0
+        assert Lane().set(1, 1 << 31).ret == -22

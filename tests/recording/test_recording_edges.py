@@ -4,13 +4,15 @@ import io
 import os
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from recordings import jsonl, kvmr, small_events
 from replay.errors import EventError, GoldenError, LimitError, UnknownFormatError, UnreadableError
 from replay.events import Observe, VmCreate, VmDestroy
 from replay.recording import KvmrReader
-from replay.recording.decode import check_narrow
+from replay.recording.columns import Shape, encode_column
+from replay.recording.decode import check_narrow, decode_column, has_nulls
 from replay.recording.event_lines import event_of_line, line_of_event
 from replay.recording.files import Input
 from replay.recording.golden_lines import FIRST_LINE, Head
@@ -18,6 +20,7 @@ from replay.recording.golden_reader import GoldenReader
 from replay.recording.limits import LINE_BYTES
 from replay.recording.named import event_of_named, event_to_named
 from replay.recording.verify import verify
+from replay.recording.wire import check_nesting
 from replay.soundness import Loss
 
 
@@ -49,6 +52,21 @@ class TestRefused:
         """A list of nested values is nothing else."""
         with pytest.raises(EventError, match=r"observe.areas.*a list of at most"):
             event_of_line(f"observe vm=0 areas={named}")
+
+    @pytest.mark.parametrize("length", [0, 31, 32, 255, 256, 65535, 65536])
+    def test_what_follows_a_text(self, length: int) -> None:
+        """A map is found behind a text of any length, and what is no map is not taken for one."""
+        text = "\x80" * (length // 2) + "x" * (length % 2)
+        check_nesting(msgpack.packb([text, [text], 5]))
+        with pytest.raises(EventError, match="0x80"):
+            check_nesting(msgpack.packb([text, {}]))
+
+    def test_a_column_knows_its_nulls(self) -> None:
+        """A column says whether any row is null, in each of the forms."""
+        for values, nulls in (([None, 1], True), ([None, (1 << 64) - 1], True), ([2, (1 << 64) - 1], False), ([1, 2], False)):
+            description, data = encode_column(Shape("any", nullable=True), values)
+            column, _end = decode_column(Shape("any", nullable=True), description, memoryview(data), 0, 2, 0)
+            assert (list(column), len(column), has_nulls(column)) == (values, 2, nulls)
 
     @pytest.mark.parametrize("most", [-(1 << 63), (1 << 63) - 1])
     def test_signed_numbers(self, most: int) -> None:
