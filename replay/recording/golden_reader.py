@@ -3,12 +3,13 @@
 What it says of answers (below `compare:` and `check:`) is passed over here; `replay.golden` holds those against the model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from replay.errors import EventError, GoldenError, KvmReplayError, RecordingError, UnknownFormatError
 from replay.events import Event
 from replay.header import Header, Trailer
+from replay.recording.ends import header_record, trailer_record
 from replay.recording.event_lines import event_of_line
 from replay.recording.files import Input, Readable
 from replay.recording.golden_lines import (
@@ -55,10 +56,11 @@ class GoldenReader(Opened):
         try:
             self._lines = said(self._texts())
             self._read_head()
+            self._header: Header = self._head.header
+            self._writable(lambda: header_record(self._header))
         except BaseException:
             self._input.close()
             raise
-        self._header: Header = self._head.header
 
     def _texts(self) -> Iterator[str]:
         while raw := self._input.line(LINE_BYTES.most + 1):
@@ -125,7 +127,15 @@ class GoldenReader(Opened):
                 raise self._placed(error, line) from None
             events += 1
             yield event
-        self._trailer = Trailer(events=events, counters=tuple(self._head.counters))
+        self._trailer = trailer = Trailer(events=events, counters=tuple(self._head.counters))
+        self._writable(lambda: trailer_record(trailer, 0))
+
+    def _writable(self, written: Callable[[], bytes]) -> None:
+        """Raise for what no recording can hold: texts that are too long, too many of a kind."""
+        try:
+            written()
+        except RecordingError as error:
+            raise error.at(self.name) from None
 
     def _placed(self, error: RecordingError, line: Line) -> KvmReplayError:
         return error.at(self._where(line.number))
