@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from replay.cli.progress import Progress
-from replay.errors import UnwritableError, UsageError
+from replay.errors import UnwritableError, UsageError, catalogue
 from replay.report.plain import printable
 
 PROGRAM = "kvm-replay"
@@ -63,6 +63,11 @@ class Console:
     def warn(self, sentence: str) -> None:
         """Say a warning on standard error."""
         self._say(f"warning: {sentence}")
+
+    def error(self, code: str, sentence: str) -> None:
+        """Say an error that ends one input and not the verb, as the frame says one that ends the verb: code, title, sentence."""
+        title = next(cls.title for cls in catalogue() if cls.code == code)
+        self._say(f"{code} {title}: {sentence}")
 
     def note(self, sentence: str) -> None:
         """Say something that is neither result nor warning on standard error, unless --quiet."""

@@ -15,6 +15,14 @@ LOSSES_SAID: Final = 20
 """Most kinds of losses that get a line of their own on standard error."""
 
 
+def refuse_closed_input(inputs: Sequence[str]) -> None:
+    """Raise when standard input is asked for twice, or is not there."""
+    if inputs.count(STDIO) > 1:
+        raise UsageError(f"{STDIO} is given twice", expected="standard input at most once")
+    if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
+        raise UnreadableError("standard input is closed", advice="give a file name")
+
+
 def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False, meter: "Meter | None" = None) -> "Stream":
     """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input.
 
@@ -24,10 +32,7 @@ def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False,
     """
     from replay.sources import open_stream
 
-    if inputs.count(STDIO) > 1:
-        raise UsageError(f"{STDIO} is given twice", expected="standard input at most once")
-    if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
-        raise UnreadableError("standard input is closed", advice="give a file name")
+    refuse_closed_input(inputs)
     try:
         stream = open_stream(list(inputs), kvmgt=kvmgt, meter=meter)
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
 
 GFN_BITS: Final = 52
@@ -44,8 +45,6 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.blame_report import blame_report
     from replay.cli.blaming import Page, blame
     from replay.report.blame_text import blame_text
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
 
     stream = open_inputs(args.inputs, console)
     lanes, silent = lanes_of(args, stream.header, console), Console(quiet=True)
@@ -55,11 +54,9 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         report = blame_report(
             found.causes, found.facts, lanes, stream.header, gfn=args.gfn, event=max(found.event, 0), earlier=found.earlier
         )
-        if args.format == "text":
-            events = {cause.number: cause.event for cause in found.causes}
-            out.writelines(f"{line}\n" for line in blame_text(report, events, stream.header, Paint(console.paints(out))))
-        else:
-            out.write(document("blame", report, one_line=args.format == "jsonl"))
+        events = {cause.number: cause.event for cause in found.causes}
+        shapes = Shapes("blame", report, lambda paint: blame_text(report, events, stream.header, paint))
+        write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
     return SAME
 

@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         report = checker.report(stream.trailer())
         name = " ".join(args.inputs)
         shapes = Shapes("check", report, lambda paint: check_text(report, paint), lambda: check_suite(report, name))
-        write_shape(args.format, shapes, out.write, paints=console.paints(out))
+        write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
     return report.status()
 

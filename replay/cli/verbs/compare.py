@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         report = compare(watched(iter(items), stream), lanes, paranoid=args.paranoid, order_budget=args.order_budget)
         name = " ".join(args.inputs)
         shapes = Shapes("compare", report, lambda paint: compare_text(report, paint), lambda: compare_suite(report, name))
-        write_shape(args.format, shapes, out.write, paints=console.paints(out))
+        write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
     return _STATUS[report.verdict]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_output
 from replay.errors import UsageError
 
@@ -28,8 +29,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.cost_text import cost_text
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
 
     if bool(args.inputs) == (args.address_bits is not None):
         raise UsageError("cost prices a recording or a layout", expected="RECORDING, or --address-bits BITS, and not both")
@@ -37,10 +36,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("--slots without --address-bits", expected="both, or a RECORDING alone")
     with console.result(args.output, inputs=args.inputs) as out:
         report = _priced_recording(args, console) if args.inputs else _priced_layout(args, console)
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in cost_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("cost", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("cost", report, lambda paint: cost_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     return SAME
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
 from replay.cli.lanes import add_lanes
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format
 from replay.errors import UsageError
 
@@ -29,8 +30,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.fleet import Fleet, Question, Store, engine_version, found_files
     from replay.report.fleet_text import fleet_text
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
 
     lanes = tuple(spec.strip() for spec in args.lanes.split(",") if spec.strip())
     question = Question(lanes, args.profile).checked()
@@ -47,10 +46,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         console.note(f"{fleet.resumed:,} of {len(paths):,} recordings were finished already")
     report = fleet.report(top=args.top)
     with console.result() as out:
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in fleet_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("fleet", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("fleet", report, lambda paint: fleet_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     return status_of(report)
 
 

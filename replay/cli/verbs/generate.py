@@ -3,10 +3,9 @@
 import argparse
 from typing import Final
 
-from replay.cli.console import STDIO, Console
+from replay.cli.console import Console
+from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results
 from replay.cli.verb import SAME, TROUBLE, Verb
-from replay.cli.verbs.import_ import check_output, opened_writer
-from replay.errors import UsageError
 
 PROFILE_NAMES: Final = ("qemu-boot", "migration", "hotplug", "gvisor", "nested", "shadow", "gvtg", "mixed")
 """As in replay.generate.profiles, which help must not load; a test holds the two together."""
@@ -22,12 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine", metavar="NAME=VALUE,...", help="other facts of the machine: kernel_release=6.8,tdp=y")
     parser.add_argument("--compress", choices=("zlib", "none"), default="none", help="of a .kvmr (default: none)")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    parser.add_argument(
-        "--format",
-        choices=("text", "json", "jsonl"),
-        default="text",
-        help="of the summary: text is a note on standard error, the others a document on standard output (default: text)",
-    )
+    add_summary_format(parser)
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -40,10 +34,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.json_text import document
 
     check_output(args.output, [], force=args.force)
-    if args.format != "text" and args.output == STDIO:
-        raise UsageError(
-            f"--format {args.format} and the recording both want standard output", expected="-o NAME.kvmr or NAME.jsonl"
-        )
+    refuse_two_results(args)
     order = Order(
         profile=profile_named(args.profile), events=args.events, seed=args.seed, vms=args.vms, address_bits=args.address_bits
     )

@@ -3,10 +3,10 @@
 import argparse
 from typing import TYPE_CHECKING, Final
 
-from replay.cli.console import PROGRAM, Console, say
+from replay.cli.console import Console
 from replay.cli.results import CASES, Shapes, write_result
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, SKIPPED, TROUBLE, Verb, add_bisect, add_format, add_output
-from replay.errors import UsageError, catalogue
+from replay.errors import UsageError
 
 if TYPE_CHECKING:
     from replay.analyses.golden_report import GoldenReport
@@ -45,10 +45,9 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     report = golden_report(files)
     shapes = Shapes("golden", report, lambda paint: golden_text(report, paint), lambda: golden_suite(report))
     write_result(args, console, shapes, inputs=args.paths)
-    titles = {cls.code: cls.title for cls in catalogue()}
     for file in report.files:
         if file.code:
-            say(f"{PROGRAM}: {file.code} {titles[file.code]}: {file.trouble}")
+            console.error(file.code, file.trouble)
     return _status(report)
 
 

@@ -1,23 +1,16 @@
 """Turn traces into a recording."""
 
 import argparse
-import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from replay.cli.console import STDIO, Console, refuse_input_as_output, standard_output
+from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs, say_losses, say_warnings
+from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
 from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
-from replay.errors import UnwritableError, UsageError
+from replay.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from replay.header import Header, Trailer
-    from replay.recording import JsonlWriter, Writer
-    from replay.recording.files import Announce
-
-SUFFIXES: Final = (".kvmr", ".jsonl")
+    from replay.header import Header
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,24 +24,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kvmgt", action="store_true", help="VFIO devices are KVMGT's vGPUs: opening one registers a notifier")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
     add_summary_format(parser)
-
-
-def add_summary_format(parser: argparse.ArgumentParser) -> None:
-    """Add --format of what is said of a recording that was written."""
-    parser.add_argument(
-        "--format",
-        choices=("text", "json", "jsonl"),
-        default="text",
-        help="of the summary: text is a note on standard error, the others a document on standard output (default: text)",
-    )
-
-
-def refuse_two_results(args: argparse.Namespace) -> None:
-    """Raise UsageError when the summary and the recording both go to standard output."""
-    if args.format != "text" and args.output == STDIO:
-        raise UsageError(
-            f"--format {args.format} and the recording both want standard output", expected="-o NAME.kvmr or NAME.jsonl"
-        )
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -72,59 +47,6 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     say_losses(stream, console)
     say_summary(args, console, header, attrs.evolve(stream.trailer(), events=writer.events))
     return SAME
-
-
-def say_summary(args: argparse.Namespace, console: Console, header: "Header", trailer: "Trailer", verb: str = "import") -> None:
-    """Say what was written: a note on standard error, or a document on standard output."""
-    from replay.analyses.import_report import ImportReport
-    from replay.report.json_text import document
-
-    totals = {severity: trailer.total(severity) for severity in ("lost", "unknown", "ignored")}
-    if args.format == "text":
-        words = ", ".join(f"{count:,} {severity}" for severity, count in totals.items())
-        console.note(f"{args.output}: {trailer.events:,} events; {words}")
-        return
-    report = ImportReport(
-        output=args.output, title=header.title, events=trailer.events, sources=header.sources, counters=trailer.counters, **totals
-    )
-    with console.result() as out:
-        out.write(document(verb, report, one_line=args.format == "jsonl"))
-
-
-@contextlib.contextmanager
-def opened_writer(
-    path: str, header: "Header", *, force: bool, announce: "Announce | None" = None
-) -> "Iterator[Writer | JsonlWriter]":
-    """Give the writer that the name asks for. What is half written goes away on an error: the traces are still there.
-
-    announce: wait for the disk after each block, and call this with the number of events that are there.
-    """
-    from replay.recording import JsonlWriter, Writer
-
-    if path == STDIO:
-        with JsonlWriter(standard_output().buffer, header) as writer:
-            yield writer
-        return
-    kind = JsonlWriter if path.endswith(".jsonl") else Writer
-    durable = announce is not None
-    with (
-        kind(path, header, overwrite=force, durable=durable, announce=announce) as file_writer,
-        contextlib.ExitStack() as cleaning,
-    ):
-        cleaning.callback(Path(f"{path}.part").unlink, missing_ok=True)
-        yield file_writer
-        cleaning.pop_all()
-
-
-def check_output(path: str, inputs: list[str], *, force: bool) -> None:
-    """Raise before anything is read when the output can not be meant: unknown suffix, an input, or there already."""
-    if path == STDIO:
-        return
-    refuse_input_as_output(path, inputs)
-    if not path.endswith(SUFFIXES):
-        raise UsageError(f"{path} ends in neither {' nor '.join(SUFFIXES)}", expected="NAME.kvmr, NAME.jsonl or -")
-    if Path(path).exists() and not force:
-        raise UnwritableError("exists already", where=path, advice="give another name, or --force to replace it")
 
 
 def titled(header: "Header", args: argparse.Namespace) -> "Header":

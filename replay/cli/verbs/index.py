@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format
 from replay.errors import TornError, UnwritableError, UsageError
 
@@ -34,14 +35,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.index_text import index_text
-    from replay.report.json_text import document
 
     report = make_index(args, console)
     with console.result() as out:
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in index_text(report))
-        else:
-            out.write(document("index", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("index", report, lambda _paint: index_text(report))
+        write_shape(args.format, shapes, out, console)
     return SAME
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
 
 
@@ -17,8 +18,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.info import InfoBuilder
     from replay.report.info_text import info_text
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
 
     stream = open_inputs(args.inputs, console)
     builder = InfoBuilder()
@@ -26,10 +25,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         for item in console.progress("reading").over(stream.items()):
             builder.add(item)
         info = builder.info(stream.header, stream.trailer())
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in info_text(info, Paint(console.paints(out))))
-        else:
-            out.write(document("info", info, one_line=args.format == "jsonl"))
+        shapes = Shapes("info", info, lambda paint: info_text(info, paint))
+        write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
     return SAME
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
+from replay.cli.outputs import check_file_output
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format
-from replay.errors import NoKernelError, ProfileError, UsageError
+from replay.errors import NoKernelError, ProfileError
 
 if TYPE_CHECKING:
     from replay.analyses.live_report import LiveReport
@@ -50,22 +52,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
-    from replay.report.json_text import document
     from replay.report.live_text import live_text
-    from replay.report.paint import Paint
 
     if args.output is not None:
-        from replay.cli.verbs.import_ import check_output
-
-        if args.output == "-":
-            raise UsageError("the report goes to standard output", where="--output -", expected="NAME.kvmr or NAME.jsonl")
-        check_output(args.output, [], force=args.force)
+        check_file_output(args.output, [], force=args.force)
     report = _ask(args, console)
     with console.result() as out:
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in live_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("live", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("live", report, lambda paint: live_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     return report.status()
 
 

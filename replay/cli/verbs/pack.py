@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs, say_losses, say_warnings
+from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
 from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
-from replay.cli.verbs.import_ import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
 from replay.errors import UsageError
 
 if TYPE_CHECKING:

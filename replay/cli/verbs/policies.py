@@ -4,6 +4,7 @@ import argparse
 from typing import Final
 
 from replay.cli.console import Console
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_output
 
 
@@ -14,16 +15,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.policy_list import policies_report
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
     from replay.report.policies_text import policies_text
 
     report = policies_report()
     with console.result(args.output) as out:
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in policies_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("policies", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("policies", report, lambda paint: policies_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     return SAME
 
 

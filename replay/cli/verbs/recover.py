@@ -1,15 +1,14 @@
 """Save what is whole of a torn or damaged recording."""
 
 import argparse
-from pathlib import Path
 from typing import Final
 
-from replay.cli.console import STDIO, Console, refuse_input_as_output
+from replay.cli.console import Console
+from replay.cli.inputs import refuse_closed_input
+from replay.cli.outputs import check_file_output
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_format
-from replay.cli.verbs.verify import refuse_closed_input, say_trouble
-from replay.errors import UnwritableError, UsageError
-
-SUFFIXES: Final = (".kvmr", ".jsonl")
+from replay.cli.verbs.verify import say_trouble
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,32 +20,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.recording.recover import recover
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
     from replay.report.soundness_text import recover_text
 
     refuse_closed_input([args.input])
-    check_output(args.output, args.input, force=args.force)
+    check_file_output(args.output, [args.input], force=args.force)
     report = recover(args.input, args.output, overwrite=args.force)
     with console.result() as out:
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in recover_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("recover", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("recover", report, lambda paint: recover_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     if report.source is not None:
         say_trouble(report.source, console)
     return SAME if report.complete else CANNOT_TELL
-
-
-def check_output(path: str, source: str, *, force: bool) -> None:
-    """Raise before anything is read when the output can not be meant: unknown suffix, the source, or there already."""
-    if path == STDIO:
-        raise UsageError("the report goes to standard output", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
-    refuse_input_as_output(path, [source])
-    if not path.endswith(SUFFIXES):
-        raise UsageError(f"{path} ends in neither {' nor '.join(SUFFIXES)}", expected="NAME.kvmr or NAME.jsonl")
-    if Path(path).exists() and not force:
-        raise UnwritableError("exists already", where=path, advice="give another name, or --force to replace it")
 
 
 RECOVER: Final = Verb(

@@ -6,6 +6,7 @@ from typing import Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
 
 
@@ -36,8 +37,6 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.compare import watched
     from replay.analyses.state_report import state_report
     from replay.cli.indexed import replay_indexed
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
     from replay.report.state_text import state_text
 
     stream = open_inputs(args.inputs, console)
@@ -46,10 +45,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         items = console.progress("replaying").over(stream.items())
         last = replay_indexed(stream, watched(iter(items), stream), lanes, args.at, console, use=not args.no_index)
         report = state_report(lanes, last)
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in state_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("state", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("state", report, lambda paint: state_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
     return SAME
 

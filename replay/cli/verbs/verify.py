@@ -1,12 +1,12 @@
 """Say whether recordings are sound."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Final
 
-from replay.cli.console import PROGRAM, STDIO, Console, say
+from replay.cli.console import Console
+from replay.cli.inputs import refuse_closed_input
+from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_format, add_output
-from replay.errors import UnreadableError, UsageError, catalogue
 
 if TYPE_CHECKING:
     from replay.soundness import Soundness, VerifyReport
@@ -20,28 +20,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.recording.verify import verify
-    from replay.report.json_text import document
-    from replay.report.paint import Paint
     from replay.report.soundness_text import verify_text
 
     refuse_closed_input(args.inputs)
     with console.result(args.output, inputs=args.inputs) as out:
         report = verify_report([verify(name) for name in args.inputs])
-        if args.format == "text":
-            out.writelines(f"{line}\n" for line in verify_text(report, Paint(console.paints(out))))
-        else:
-            out.write(document("verify", report, one_line=args.format == "jsonl"))
+        shapes = Shapes("verify", report, lambda paint: verify_text(report, paint))
+        write_shape(args.format, shapes, out, console)
     for found in report.recordings:
         say_trouble(found, console)
     return TROUBLE if report.damaged or report.refused else CANNOT_TELL if report.torn else SAME
-
-
-def refuse_closed_input(inputs: list[str]) -> None:
-    """Raise when standard input is asked for twice, or is not there."""
-    if inputs.count(STDIO) > 1:
-        raise UsageError(f"{STDIO} is given twice", expected="standard input at most once")
-    if STDIO in inputs and (sys.stdin is None or sys.stdin.closed):
-        raise UnreadableError("standard input is closed", advice="give a file name")
 
 
 def verify_report(found: "list[Soundness]") -> "VerifyReport":
@@ -59,8 +47,7 @@ def say_trouble(found: "Soundness", console: Console) -> None:
     if found.state == TORN:
         console.warn(found.trouble)
     elif found.code:
-        titles = {cls.code: cls.title for cls in catalogue()}
-        say(f"{PROGRAM}: {found.code} {titles[found.code]}: {found.trouble}")
+        console.error(found.code, found.trouble)
     if found.remarks:
         console.warn(found.remarks)
 
