@@ -42,7 +42,7 @@ RUN_EVENTS_MAX: Final = 16384
 """Most events that one run holds; a longer stretch is several runs."""
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # with slots each field is set by a call, and a frame has eight of these
 class Constant(Sequence[int]):
     """A column whose values are all the same; costs nothing a row. In a column that may hold None, number may be None."""
 
@@ -74,7 +74,7 @@ COLUMNS: Final = ("kind", "vm", "as_id", "gfn", "level", "nested", "ret", "task"
 Column = Sequence[int] | Sequence[int | None]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # with slots each field is set by a call
 class Run:
     """Hot events as columns of equal length, 1 to RUN_EVENTS_MAX rows.
 

@@ -2,6 +2,8 @@
 
 A plain column is the bytes themselves, cast. Columns with signs, nulls or differences are kept as they are and worked out
 when somebody looks: the engine never asks for times and line numbers of most rows.
+What is usual is told by a few looks at all its bytes (`usual_codes`); only where they do not say that all is right are the
+rules gone through one by one, for the one that is broken.
 """
 
 from array import array
@@ -18,7 +20,7 @@ from replay.runs import Constant
 from replay.units import U64_MAX
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # with slots each field is set by a call
 class Lazy(Sequence[int | None]):
     """A column that is worked out when it is first looked at: nulls, signs and differences cost nothing unless asked for.
 
@@ -176,10 +178,44 @@ def _take(form: int, data: memoryview, at: int, rows: int, offset: int, where: s
     return data[start:end], end
 
 
+_PREFIX_ROWS: Final = 64
+"""So many rows nearly always have one that needs the width."""
+
+
+def usual_codes(shape: Shape, form: object, data: memoryview, at: int, rows: int, offset: int) -> tuple[memoryview, int] | None:
+    """Return (numbers, place behind them) of a column without nulls that is as it must be; None when that is not sure.
+
+    Cost: a microsecond, and half a nanosecond a row.
+    """
+    if BIG_ENDIAN or type(form) is not int or form not in TYPECODES or not rows:
+        return None
+    start = at + -(offset + at) % form
+    end = start + form * rows
+    if end > len(data) or (start != at and any(data[at:start])):
+        return None
+    taken = data[start:end]
+    raw = taken.tobytes()
+    first = raw[:form]
+    if first == raw[-form:] and raw == first * rows:
+        return None
+    if (1 << 8 * form) - 1 > shape.most and (form > 1 or raw.translate(None, shape.allowed)):
+        return None
+    if form == 1:
+        return taken, end
+    half = form // 2
+    if not any(raw[half : form * _PREFIX_ROWS : form]) and not any(any(raw[place::form]) for place in range(half, form)):
+        return None
+    return taken.cast(TYPECODES[form]), end  # type: ignore[call-overload]  # one of four known letters
+
+
 def decode_column(shape: Shape, description: Any, data: memoryview, at: int, rows: int, offset: int) -> tuple[Any, int]:
     """Return (column, place behind it) of one described column; raise EventError for any but its canonical form."""
     if shape.differences:
         return _differences(shape, description, data, at, rows, offset)
+    if not shape.signed and type(description) is tuple and len(description) == 1:
+        usual = usual_codes(shape, description[0], data, at, rows, offset)
+        if usual is not None:
+            return usual
     where = f"run.{shape.name}"
     form = _form_of(description, where, nullable=shape.nullable)
     if form is None:
@@ -195,13 +231,18 @@ def _differences(shape: Shape, description: Any, data: memoryview, at: int, rows
     if type(description) is not tuple or len(description) != 2 or not shape.holds(description[0]):
         raise misfit(where, description, f"[first, rest], first {shape.expected}")
     first, rest = description
+    wrap = wrap_signed if shape.signed else wrap_unsigned
+    if first is not None and type(rest) is tuple and len(rest) == 1:
+        usual = usual_codes(shape, rest[0], data, at, rows - 1, offset)
+        if usual is not None:
+            numbers, end = usual
+            return Lazy(rows, numbers, False, lambda: sums_of(first, numbers, wrap)), end
     form = _form_of(rest, where, nullable=True)
     if form is None:
         return _constant_differences(shape, first, rest, rows), at
     taken, end = _take(form, data, at, rows - 1, offset, where)
     codes = _plain_column(shape, form, taken, rows - 1, where)
     raw, nulls = (codes.raw, True) if isinstance(codes, Lazy) else (codes, first is None)
-    wrap = wrap_signed if shape.signed else wrap_unsigned
     return Lazy(rows, raw, nulls, lambda: sums_of(first, codes, wrap)), end
 
 

@@ -7,6 +7,7 @@ way round. So a frame's bytes depend only on its events, not on how they were ha
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
@@ -36,6 +37,11 @@ SHAPES: Final[tuple[Shape, ...]] = (
     Shape("line", nullable=True, differences=True),
     Shape("inferred", most=1, allowed=FLAG_BYTES),
 )
+
+_FEW_TASKS: Final = 4
+_TASKS_KEPT: Final = 64
+_ONE_TASK: Final = ((None, 0), (0, 1))
+"""Index and number of tasks where all rows are of one task, known or not."""
 
 Values = Constant | list[Any]
 
@@ -147,14 +153,18 @@ def decode_frame(data: memoryview, head_bytes: int, rows: int, offset: int) -> R
     head = unpack_one(data[:head_bytes])
     if type(head) is not tuple or len(head) != 1 + len(SHAPES) or type(head[0]) is not tuple:
         raise misfit("run", head, f"the tasks and {len(SHAPES)} columns")
-    tasks = tuple(value_of_wire(Task, task, f"run.tasks[{index}]") for index, task in enumerate(head[0]))
+    tasks = _known_tasks(pack(head[0])) if len(head[0]) <= _FEW_TASKS else _tasks_of_wire(head[0])
     columns: dict[str, Any] = {}
+    constants: dict[int | None, Constant] = {}
     at = head_bytes
     for shape, description in zip(SHAPES, head[1:], strict=True):
-        if type(description) is not tuple and not shape.differences and shape.holds(description):
-            columns[shape.name] = Constant(description, rows)
+        if type(description) is tuple or shape.differences or not shape.holds(description):
+            columns[shape.name], at = decode_column(shape, description, data, at, rows, offset)
             continue
-        columns[shape.name], at = decode_column(shape, description, data, at, rows, offset)
+        constant = constants.get(description)
+        if constant is None:
+            constant = constants[description] = Constant(description, rows)
+        columns[shape.name] = constant
     if at != len(data):
         raise EventError(f"{len(data) - at} bytes after the last column", where="run", expected="none")
     _check_tasks(columns["task"], tasks)
@@ -162,8 +172,20 @@ def decode_frame(data: memoryview, head_bytes: int, rows: int, offset: int) -> R
     return Run(tasks=tasks, **columns)
 
 
+def _tasks_of_wire(rows: Sequence[Any]) -> tuple[Task, ...]:
+    return tuple(value_of_wire(Task, task, f"run.tasks[{index}]") for index, task in enumerate(rows))
+
+
+@lru_cache(maxsize=_TASKS_KEPT)
+def _known_tasks(packed: bytes) -> tuple[Task, ...]:
+    """Return the few tasks of a frame, which are often those of the frame before."""
+    return _tasks_of_wire(unpack_one(packed))
+
+
 def _check_tasks(column: Sequence[int | None], tasks: tuple[Task, ...]) -> None:
     """Raise EventError unless every task is there once and rows use all of them, in order of first use."""
+    if isinstance(column, Constant) and (column.number, len(tasks)) in _ONE_TASK:
+        return
     if len(set(tasks)) != len(tasks):
         raise EventError("a task twice", where="run.tasks", expected="each once")
     if isinstance(column, memoryview) and column.itemsize == 1:

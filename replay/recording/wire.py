@@ -24,6 +24,16 @@ _TROUBLE: Final = (
 _FEW_ITEMS: Final = 255
 """Longest array of the first attempt: 1024 nested claims of it (the library's own depth) are 2 MiB at most."""
 
+_LIMITS: Final[dict[str, Any]] = {
+    "use_list": False,
+    "raw": False,
+    "max_array_len": _FEW_ITEMS,
+    "max_str_len": TEXT_BYTES.most,
+    "max_map_len": 0,
+    "max_bin_len": 0,
+    "max_ext_len": 0,
+}
+
 _FIXED_BYTES: Final[dict[int, int]] = {
     0xC0: 1,
     0xC2: 1,
@@ -94,7 +104,14 @@ def _decode(raw: bytes, count: int, items_max: int) -> tuple[list[Any], bytes]:
 
 def unpack_one(data: bytes | memoryview) -> Any:
     """Return the one value in the bytes; raise EventError when there is none, or more."""
-    return unpack(data, 1)[0]
+    raw = bytes(data)
+    try:
+        value = msgpack.unpackb(raw, **_LIMITS)
+        if pack(value) == raw:
+            return value
+    except _TROUBLE:
+        pass  # what is wrong is said by the careful way
+    return unpack(raw, 1)[0]
 
 
 def _token(data: bytes, at: int) -> tuple[int, int]:
