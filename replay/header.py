@@ -69,6 +69,12 @@ class Counter:
 MEMSLOT_ELSEWHERE: Final = "memslot ioctl on an fd that is not a VM"
 """Counter of memslot calls that failed because their fd is no VM: no event of a VM, and a failed call all the same."""
 
+TORN: Final = "torn recording"
+DAMAGED: Final = "damaged recording"
+PARTIAL: Final = "recording read only in part"
+CUT_SHORT: Final = frozenset({TORN, DAMAGED, PARTIAL})
+"""Counters of a recording of which only the front is there: what is lost lies behind the last event, and nowhere else."""
+
 
 @attrs.frozen(kw_only=True)
 class Header:

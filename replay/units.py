@@ -112,6 +112,15 @@ def ret_text(ret: int | None) -> str:
     return f"-{errno_name(ret)}" if ret < 0 else str(ret)
 
 
+def counted(number: int, word: str, plural: str = "") -> str:
+    """Say how many there are of something. plural: of the word, when it is not the word and an s.
+
+    >>> counted(1, "event"), counted(1200, "event"), counted(1, "loss", "losses")
+    ('1 event', '1,200 events', '1 loss')
+    """
+    return f"{number:,} {word if number == 1 else plural or word + 's'}"
+
+
 def bytes_text(size_bytes: int) -> str:
     """Say a size in the largest binary unit that keeps it readable; never rounds a small exact number away.
 

@@ -6,7 +6,7 @@ import attrs
 
 from replay.analyses.compare_report import Fact
 from replay.analyses.order_report import OrderReport
-from replay.events.base import text, uint, value, values
+from replay.events.base import flag, text, uint, value, values
 
 MISMATCHES_MAX: Final = 1000
 """Most mismatches that are kept; all of them are counted."""
@@ -75,6 +75,7 @@ class CheckReport:
         "of those, facts behind a loss, in an unknown past, after a call that the recorder did not show, or of an unclear order"
     )
     losses: int = uint("what the recording's end counts as lost or not understood, at no known place")
+    cut_short: bool = flag("only the front of the recording is there: it is torn, or was saved from a damaged one", default=False)
     mismatch_count: int = uint("comparisons in which they do not agree")
     facets: tuple[Facet, ...] = values("comparisons by kind", Facet, length_max=64)
     rules: tuple[Rule, ...] = values("rules that decided the compared results", Rule, length_max=1024)
@@ -85,11 +86,12 @@ class CheckReport:
     def status(self) -> int:
         """Return 0 when all agree, 1 when the kernel contradicts the model, 3 when nothing can be said.
 
-        A loss at a known place leaves what was compared before it: a mismatch there stands. One at an unknown place may be
-        the cause of any mismatch.
+        A loss at a known place, such as behind the last event, leaves what was compared before it: a mismatch there stands.
+        One at an unknown place may be the cause of any mismatch.
         """
         if not self.checked or not self.release or self.losses:
             return CANNOT_TELL
         if self.mismatch_count:
             return CONTRADICTED
-        return CANNOT_TELL if self.doubtful or (self.orders is not None and self.orders.unclear) else AGREES
+        unclear = self.orders is not None and self.orders.unclear
+        return CANNOT_TELL if self.doubtful or self.cut_short or unclear else AGREES

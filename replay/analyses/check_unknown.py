@@ -5,7 +5,7 @@ from typing import Final
 import attrs
 
 from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, VmAttach
-from replay.header import Trailer
+from replay.header import CUT_SHORT, Trailer
 from replay.kvm.policies import Policy
 
 BORROWED: Final = "the model takes this result from the recording"
@@ -31,6 +31,11 @@ def doubts(reason: str) -> bool:
     (True, False)
     """
     return reason in DOUBTS or reason.startswith(LOST)
+
+
+def cut_short(trailer: Trailer) -> bool:
+    """Tell whether only the front of the recording is there: what it lacks lies behind its last event."""
+    return any(counter.kind in CUT_SHORT and counter.count for counter in trailer.counters)
 
 
 @attrs.define
@@ -77,8 +82,8 @@ class Unknowns:
         return isinstance(event, NotifierRegister) and not self.policy.register_checks_mm
 
     def unplaced(self, trailer: Trailer) -> int:
-        """Return how much the trailer counts as lost or not understood of which no event says where."""
-        return sum(c.count for c in trailer.counters if c.severity != "ignored" and c.kind not in self.placed)
+        """Return how much the trailer counts as lost or not understood of which nothing says where."""
+        return sum(c.count for c in trailer.counters if c.severity != "ignored" and c.kind not in (*self.placed, *CUT_SHORT))
 
     def why(self, vm: int | None) -> str:
         """Return why nothing is known of a VM, "" when it is."""

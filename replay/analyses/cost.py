@@ -16,7 +16,7 @@ from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreat
 from replay.events.base import sint, text, uint, value, values
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, Tally
 from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES, KVM_USER_MEM_SLOTS
-from replay.units import PAGE_SHIFT, PAGE_SIZE_BYTES, Gpa, Hva, ret_text
+from replay.units import PAGE_SHIFT, PAGE_SIZE_BYTES, Gpa, Hva, counted, ret_text
 
 _LATER: Final = {"registered": NotifierRegister(vm=0), "rooted": ShadowRootAlloc(vm=0, nested=True)}
 """Stages of a layout after its creation, and what leads to each."""
@@ -79,7 +79,7 @@ def layout_slots(address_bits: int, slots: int | None) -> tuple[int, int]:
     ((1, 134217728), (16, 1073741824))
     """
     if not ADDRESS_BITS_MIN < address_bits <= ADDRESS_BITS_MAX:
-        raise UsageError(f"{address_bits} address bits", expected=f"{ADDRESS_BITS_MIN + 1} to {ADDRESS_BITS_MAX}")
+        raise UsageError(f"{counted(address_bits, 'address bit')}", expected=f"{ADDRESS_BITS_MIN + 1} to {ADDRESS_BITS_MAX}")
     pages = 1 << (address_bits - PAGE_SHIFT)
     count = 1
     if slots is None:
@@ -87,11 +87,11 @@ def layout_slots(address_bits: int, slots: int | None) -> tuple[int, int]:
             count *= 2
         return count, pages // count
     if slots < 1 or slots > KVM_USER_MEM_SLOTS or slots > pages:
-        raise UsageError(f"{slots} memslots", expected=f"1 to {min(KVM_USER_MEM_SLOTS, pages)}")
+        raise UsageError(f"{counted(slots, 'memslot')}", expected=f"1 to {min(KVM_USER_MEM_SLOTS, pages)}")
     if pages // slots > KVM_MEM_MAX_NR_PAGES:
         raise UsageError(
-            f"{slots} memslots of {pages // slots:,} pages each",
-            expected=f"at most {KVM_MEM_MAX_NR_PAGES:,} pages a memslot",
+            f"{counted(slots, 'memslot')} of {counted(pages // slots, 'page')} each",
+            expected=f"at most {counted(KVM_MEM_MAX_NR_PAGES, 'page')} a memslot",
             advice="give more slots",
         )
     return slots, pages // slots
@@ -131,7 +131,7 @@ def _create(lane: Lane, count: int, pages: int) -> None:
         if outcome is None or outcome.ret:
             why = "" if outcome is None else f"{ret_text(outcome.ret)}: {outcome.why}"
             raise UsageError(
-                f"lane {lane.name} refuses memslot {slot} of {pages:,} pages ({why})",
+                f"lane {lane.name} refuses memslot {slot} of {counted(pages, 'page')} ({why})",
                 advice="fewer address bits, more slots, or --profile max_phys_bits=52",
             )
 

@@ -26,7 +26,7 @@ from replay.kvm.memslots import Memslots
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING, KVM_X86_TDX_VM
 from replay.runs import HOT_CLASSES, QUERY, REMOVE, UNACCOUNT
-from replay.units import EINVAL, ENOMEM, EOPNOTSUPP, ESRCH, PAGE_SIZE_BYTES, ret_text
+from replay.units import EINVAL, ENOMEM, EOPNOTSUPP, ESRCH, PAGE_SIZE_BYTES, counted, ret_text
 
 _NEVER_ENABLED: Final = "not enabled, as nothing was registered and no shadow root was loaded"
 
@@ -233,9 +233,7 @@ class Pair:
         if outcome.ret == -ENOMEM and outcome.refused:
             site, array, _nominal = outcome.refused[-1]
             kept = len([a for a in outcome.taken if a.array != SLOT and a not in outcome.freed])
-            kept_text = (
-                f", {kept} array{'s' if kept > 1 else ''} made before it {'are' if kept > 1 else 'is'} kept" if kept else ""
-            )
+            kept_text = f", {counted(kept, 'array')} made before it {'are' if kept > 1 else 'is'} kept" if kept else ""
             did = f"{ret_text(outcome.ret)}: {array} in {site}(){kept_text}"
         return Side(lane=self._names[index], ret=outcome.ret, did=did)
 
@@ -388,7 +386,7 @@ def _answer(kind: int, ret: int) -> str:
 
 
 def _times(text: str, count: int) -> str:
-    return text if count == 1 else f"{text} ({count:,} times in this run)"
+    return text if count == 1 else f"{text} ({counted(count, 'time')} in this run)"
 
 
 def _slot_of(step: Step) -> tuple[int | None, int | None]:

@@ -15,6 +15,7 @@ from replay.kvm.counters import Counters
 from replay.kvm.memslot import Memslot
 from replay.kvm.vm import Vm
 from replay.runs import Run
+from replay.units import counted
 
 Cell = tuple[int, int]
 """Address space and gfn of a counter."""
@@ -36,7 +37,7 @@ def words_of(a: Vm, b: Vm, field: str) -> tuple[str, str]:
 
 def _slots(vm: Vm) -> list[str]:
     slots = sorted(vm.slots(), key=lambda slot: slot.key)
-    return [f"slot {s.id} as {s.as_id} at gfn {s.base_gfn:#x}, {s.npages:,} pages, flags {s.flags:#x}" for s in slots]
+    return [f"slot {s.id} as {s.as_id} at gfn {s.base_gfn:#x}, {counted(s.npages, 'page')}, flags {s.flags:#x}" for s in slots]
 
 
 def _counts(vm: Vm) -> list[str]:

@@ -7,7 +7,7 @@ import attrs
 from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport, PairReport
 from replay.analyses.findings import BYTES_ONLY, MEANINGS, Uncertainty
 from replay.analyses.uncertainty import SHADOW_PAGES
-from replay.units import bytes_text
+from replay.units import bytes_text, counted
 
 _REASONS: Final = {
     "D26": "tdp is off, so write tracking is enabled from the start in every lane (D26)",
@@ -47,7 +47,7 @@ def _sentences(draft: CompareReport, found: list[PairReport]) -> list[str]:
 
 def _doubt_sentence(doubts: list[Uncertainty]) -> str:
     first, more = doubts[0], len(doubts) - 1
-    rest = f", and {more} more doubt{'s' if more > 1 else ''}" if more else ""
+    rest = f", and {counted(more, 'more doubt')}" if more else ""
     sentence = f"Cannot tell for certain: {first.what}{rest}"
     if all(doubt.affects == SHADOW_PAGES for doubt in doubts):
         sentence += "; only shadow pages and their counts are concerned: results of memslot calls and bytes of their arrays hold"

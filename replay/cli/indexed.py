@@ -10,6 +10,7 @@ from replay.cli.index_store import IndexStore
 from replay.cli.maker import maker
 from replay.cli.seeking import seekable
 from replay.errors import DamagedError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,6 +137,6 @@ def save(store: IndexStore, index: "Index", console: "Console") -> None:
     place = store.save(index)
     if place is not None:
         console.note(
-            f"index written: {place}, {len(index.checkpoints)} checkpoints, {place.stat().st_size:,} bytes; "
+            f"index written: {place}, {counted(len(index.checkpoints), 'checkpoint')}, {counted(place.stat().st_size, 'byte')}; "
             "the next --at starts from there (--no-index for none)"
         )

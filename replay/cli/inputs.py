@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import STDIO, Console
 from replay.errors import UnreadableError, UsageError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.sources.meter import Meter
@@ -43,6 +44,12 @@ def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False,
     return stream
 
 
+def refuse_standard_input(inputs: Sequence[str]) -> None:
+    """Raise UsageError for `-` where only names will do: what is read lies beside others, or is read more than once."""
+    if STDIO in inputs:
+        raise UsageError("standard input can not be read here", where=STDIO, expected="files or folders")
+
+
 def say_warnings(stream: "Stream", console: Console) -> None:
     """Say what was met while reading (a torn end, a lossy option); call it when the items are exhausted."""
     for sentence in stream.warnings():
@@ -57,4 +64,6 @@ def say_losses(stream: "Stream", console: Console) -> None:
         first = f", first at {counter.first}" if counter.first else ""
         console.warn(f"{counter.count:,} {words[counter.severity]}: {counter.kind}{first}")
     if len(counters) > LOSSES_SAID:
-        console.warn(f"and {len(counters) - LOSSES_SAID:,} more kinds of losses; `kvm-replay info --format json` has them all")
+        console.warn(
+            f"and {counted(len(counters) - LOSSES_SAID, 'more kind')} of losses; `kvm-replay info --format json` has them all"
+        )

@@ -13,6 +13,7 @@ from replay.events import Event, Observe
 from replay.header import Counter, Header, Trailer
 from replay.live.device import Device, others_use_kvm
 from replay.live.run import LiveRun
+from replay.units import counted
 
 DISTURBED = "observation of allocations left out: another process uses KVM"
 
@@ -39,7 +40,7 @@ class Session:
             self._loop(keeper)
             kept = keeper.finish(self._trailer(), keep=bool(self._checker.mismatch_count))
         if self._disturbed:
-            self._console.warn(f"{self._disturbed:,} times: {DISTURBED}")
+            self._console.warn(f"{counted(self._disturbed, 'time')}: {DISTURBED}")
         policy = ["--policy", args.policy] if args.policy else []
         return LiveReport(
             seed=args.seed,
@@ -79,7 +80,7 @@ class Session:
                     self._stopped = "the first mismatch"
                     return
         if self._run.operations < self._args.operations:
-            self._stopped = f"{seconds} seconds are over"
+            self._stopped = f"{counted(seconds or 0, 'second is', 'seconds are')} over"
 
     def _without_others(self, event: Event) -> Event:
         """Leave out allocations that do not fit while another process uses KVM: whose they are can not be told.

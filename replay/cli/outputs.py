@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import STDIO, Console, refuse_input_as_output, standard_output
 from replay.errors import UnwritableError, UsageError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.header import Header, Trailer
@@ -89,7 +90,7 @@ def say_summary(args: argparse.Namespace, console: Console, header: "Header", tr
     totals = {severity: trailer.total(severity) for severity in ("lost", "unknown", "ignored")}
     if args.format == "text":
         words = ", ".join(f"{count:,} {severity}" for severity, count in totals.items())
-        console.note(f"{args.output}: {trailer.events:,} events; {words}")
+        console.note(f"{args.output}: {counted(trailer.events, 'event')}; {words}")
         return
     report = ImportReport(
         output=args.output, title=header.title, events=trailer.events, sources=header.sources, counters=trailer.counters, **totals

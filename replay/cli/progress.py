@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Final, Protocol, TextIO, TypeVar
 
+from replay.units import counted
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -124,4 +126,4 @@ def reading_line(what: str, events: int, read_bytes: int, total_bytes: int | Non
     """
     share = f", {min(100 * read_bytes // total_bytes, 100)} %" if total_bytes else ""
     rate = f", {read_bytes / seconds / _MIB:,.1f} MiB/s" if seconds > 0 else ""
-    return f"{what}: {events:,} events, {read_bytes / _MIB:,.1f} MiB{share}{rate}"
+    return f"{what}: {counted(events, 'event')}, {read_bytes / _MIB:,.1f} MiB{share}{rate}"

@@ -29,6 +29,9 @@ LISTING_BYTES_MAX: Final = 1 << 18
 Opener = Callable[[], AbstractContextManager[Stream]]
 """Open the recording from its start, as often as it is asked: once a question."""
 
+Warn = Callable[[str], None]
+"""Is told in a sentence what else was met while reading."""
+
 
 @attrs.frozen
 class Form:
@@ -99,9 +102,10 @@ class Listing:
         yield from (f"{INDENT}{kind}: {count}" for kind, count in sorted(self.kinds.items()))
 
 
-def golden_text(opener: Opener, form: Form) -> str:
+def golden_text(opener: Opener, form: Form, warn: Warn | None = None) -> str:
     """Return the text of a golden file without comments. Raises GoldenError when it asks nothing, and what the input raises.
 
+    warn: is told what else was met while reading, such as a torn end.
     Cost: one replay a question, and no look at a hot event that is not listed.
     """
     if not form.questions:
@@ -113,6 +117,9 @@ def golden_text(opener: Opener, form: Form) -> str:
             watched = _Passing(stream, listing) if place == 0 else stream
             found = answer(watched, question, form.folder, shown=lambda: None if listing.lines is not None else FINDINGS_SHOWN)
             header, trailer = stream.header, stream.trailer()
+            if warn is not None and place == 0:
+                for sentence in stream.warnings():
+                    warn(sentence)
         answers.append((question, found))
     lines = [*head_lines(header, form.recording), "", *listing.section(), *tail_lines(trailer)]
     for question, found in answers:

@@ -25,7 +25,7 @@ from replay.analyses.golden_report import (
 )
 from replay.errors import EmptyError, GoldenError, KvmReplayError, UnreadableError, UnwritableError, UsageError
 from replay.golden.differences import differences
-from replay.golden.document import EVENTS_LISTED_MAX, Form, file_opener, folder_of, golden_text
+from replay.golden.document import EVENTS_LISTED_MAX, Form, Warn, file_opener, folder_of, golden_text
 from replay.golden.merge import carried
 from replay.golden.parsed import Parsed, parse
 from replay.golden.questions import DEFAULT, Question
@@ -88,18 +88,18 @@ def _below(folder: str) -> Iterator[str]:
         yield from (str(Path(parent, name)) for name in sorted(golden))
 
 
-def check_golden(path: str) -> GoldenFile:
+def check_golden(path: str, warn: Warn | None = None) -> GoldenFile:
     """Return whether a golden file says what is found now. path: of the golden file. Never raises for bad input."""
     try:
-        return _checked(path)
+        return _checked(path, warn)
     except KvmReplayError as error:
         return _file(path, TROUBLE, code=error.code, trouble=str(error)[:8000])
 
 
-def update_golden(path: str, wish: Wish) -> GoldenFile:
+def update_golden(path: str, wish: Wish, warn: Warn | None = None) -> GoldenFile:
     """Write a golden file anew where it says something else, or for the first time; comments stay. Never raises for bad input."""
     try:
-        return _updated(path, wish)
+        return _updated(path, wish, warn)
     except KvmReplayError as error:
         return _file(path, TROUBLE, code=error.code, trouble=str(error)[:8000])
 
@@ -108,7 +108,7 @@ def _file(path: str, state: str, *, recording: str = "", code: str = "", trouble
     return GoldenFile(golden=path, recording=recording or path.removesuffix(SUFFIX), state=state, code=code, trouble=trouble)
 
 
-def _checked(path: str) -> GoldenFile:
+def _checked(path: str, warn: Warn | None) -> GoldenFile:
     if not Path(path).exists():
         advice = "`kvm-replay golden update` writes it"
         return _file(path, MISSING, trouble=f"{path}: no such golden file. {advice[:1].upper()}{advice[1:]}")
@@ -117,7 +117,7 @@ def _checked(path: str) -> GoldenFile:
     recording = _recording(path, old)
     if not Path(recording).exists():
         return _file(path, UNUSED, recording=recording, trouble=f"{path}: it is of {recording}, which is not there")
-    new_text = fresh(path, old, Wish())
+    new_text = fresh(path, old, Wish(), warn)
     found = differences(old, parse(new_text, path), events_too=bool(old.recording))
     return attrs.evolve(
         _file(path, DIFFERS if found else SAME, recording=recording),
@@ -126,7 +126,7 @@ def _checked(path: str) -> GoldenFile:
     )
 
 
-def _updated(path: str, wish: Wish) -> GoldenFile:
+def _updated(path: str, wish: Wish, warn: Warn | None) -> GoldenFile:
     there = Path(path).exists()
     if there and wish.new_only:
         return _file(path, KEPT)
@@ -135,7 +135,7 @@ def _updated(path: str, wish: Wish) -> GoldenFile:
     recording = path.removesuffix(SUFFIX) if old is None else _recording(path, old)
     if not Path(recording).exists():
         return _file(path, UNUSED, recording=recording, trouble=f"{path}: it is of {recording}, which is not there")
-    new_text = fresh(path, old, wish)
+    new_text = fresh(path, old, wish, warn)
     if old is not None:
         new_text = carried(text, old, new_text, parse(new_text, path))
     if new_text == text:
@@ -155,18 +155,20 @@ def _recording(path: str, old: Parsed) -> str:
     return named
 
 
-def fresh(path: str, old: Parsed | None, wish: Wish) -> str:
-    """Return what a golden file should say now, without comments."""
+def fresh(path: str, old: Parsed | None, wish: Wish, warn: Warn | None = None) -> str:
+    """Return what a golden file should say now, without comments. warn: as of `golden_text`."""
     questions = wish.questions or (tuple(old.questions) if old is not None else ()) or wish.default
     folder = folder_of(path)
     if old is not None and not old.recording:
         form = Form(questions, "", None, None, folder)
-        return golden_text(file_opener(path), form)
+        return golden_text(file_opener(path), form, warn)
     name = path.removesuffix(SUFFIX)
-    listed_max = next((most for most in (wish.listed_max, wish.new_listed_max) if most is not None), EVENTS_LISTED_MAX)
+    listed_max: int | None = next(
+        (most for most in (wish.listed_max, wish.new_listed_max) if most is not None), EVENTS_LISTED_MAX
+    )
     if old is not None and wish.listed_max is None:
-        return golden_text(file_opener(name), Form(questions, Path(name).name, None if old.listed else 0, folder=folder))
-    return golden_text(file_opener(name), Form(questions, Path(name).name, listed_max, folder=folder))
+        listed_max = None if old.listed else 0
+    return golden_text(file_opener(name), Form(questions, Path(name).name, listed_max, folder=folder), warn)
 
 
 def read_text(path: str) -> str:

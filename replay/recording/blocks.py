@@ -14,6 +14,7 @@ import attrs
 
 from replay.errors import DamagedError, HeaderError, VersionError
 from replay.recording.limits import BLOCK_EVENTS, BLOCK_RAW_BYTES, RECORDING_EVENTS
+from replay.units import counted
 
 # The first byte is not ASCII, the line ends are of two kinds: a transfer in text mode shows at once.
 SIGNATURE: Final = b"\x89KVMR\r\n\x1a"
@@ -118,7 +119,9 @@ def parse_block_header(data: bytes, previous: int, first_event: int) -> BlockHea
 
 def _check_sizes(header: BlockHeader) -> None:
     if not header.flags and header.payload_bytes != header.raw_bytes:
-        raise DamagedError(f"{header.payload_bytes} bytes of payload", expected=f"{header.raw_bytes}: it is not compressed")
+        raise DamagedError(
+            f"{counted(header.payload_bytes, 'byte')} of payload", expected=f"{header.raw_bytes}: it is not compressed"
+        )
     if header.flags and header.payload_bytes >= header.raw_bytes:
         raise DamagedError(f"{header.payload_bytes} compressed bytes", expected=f"fewer than {header.raw_bytes}")
     if header.raw_bytes > BLOCK_RAW_BYTES.most:
@@ -126,7 +129,7 @@ def _check_sizes(header: BlockHeader) -> None:
     least = 1 if header.kind == EVENTS else 0
     most = BLOCK_EVENTS.most if header.kind == EVENTS else 0
     if not least <= header.events <= most:
-        raise DamagedError(f"{header.events} events in a block of kind {header.kind}", expected=f"{least} to {most}")
+        raise DamagedError(f"{counted(header.events, 'event')} in a block of kind {header.kind}", expected=f"{least} to {most}")
     if header.first_event + header.events > RECORDING_EVENTS.most:
         raise DamagedError(f"event number {header.first_event}", expected=f"at most {RECORDING_EVENTS.most}")
 
@@ -159,5 +162,5 @@ def decode_payload(header: BlockHeader, payload: bytes, *, may_compress: bool) -
     except zlib.error as error:
         raise DamagedError(f"a block that does not decompress ({error})", expected="zlib data") from None
     if not unpacker.eof or unpacker.unused_data or unpacker.unconsumed_tail or len(raw) != header.raw_bytes:
-        raise DamagedError("a compressed block of another length", expected=f"{header.raw_bytes} bytes")
+        raise DamagedError("a compressed block of another length", expected=f"{counted(header.raw_bytes, 'byte')}")
     return raw

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from replay.errors import EventError, VersionError
 from replay.events import Event, by_code
 from replay.recording.fields import Field, expectation, fields_of, misfit, refused, title_of
+from replay.units import counted
 
 _T = TypeVar("_T")
 
@@ -67,7 +68,7 @@ def _nested_of_wire(field: Field, value: Any, path: str, newer: bool) -> Any:
     if field.spec.shape == "value":
         return value_of_wire(cls, value, here, newer=newer)
     if len(value) > field.spec.length_max:
-        raise EventError(f"found {len(value)} items", where=here, expected=expectation(field.spec))
+        raise EventError(f"found {counted(len(value), 'item')}", where=here, expected=expectation(field.spec))
     return tuple(value_of_wire(cls, item, f"{here}[{index}]", newer=newer) for index, item in enumerate(value))
 
 
@@ -82,7 +83,7 @@ def value_of_wire(cls: type[_T], wire: Any, path: str, *, newer: bool = False) -
         raise misfit(path, wire, f"the fields of a {cls.__name__}")
     if len(wire) > len(fields):
         if not newer:
-            raise EventError(f"found {len(wire)} fields", where=path, expected=f"at most {len(fields)}")
+            raise EventError(f"found {counted(len(wire), 'field')}", where=path, expected=f"at most {len(fields)}")
         wire = wire[: len(fields)]
     elif wire and _is_default(fields[len(wire) - 1], wire[-1]):
         raise EventError(f"found {fields[len(wire) - 1].name} with its default at the end", where=path, expected="it left out")

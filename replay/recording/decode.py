@@ -17,7 +17,7 @@ from replay.errors import EventError
 from replay.recording.columns import BIG_ENDIAN, MASK, NULLS, TYPECODES, Shape, unzigzag, wrap_signed, wrap_unsigned
 from replay.recording.fields import misfit
 from replay.runs import Constant
-from replay.units import U64_MAX
+from replay.units import U64_MAX, counted
 
 
 @attrs.frozen(slots=False)  # with slots each field is set by a call
@@ -172,7 +172,9 @@ def _take(form: int, data: memoryview, at: int, rows: int, offset: int, where: s
     start = at + -(offset + at) % (form & 15)
     end = start + (rows if form == 1 else column_bytes(form, rows))
     if end > len(data):
-        raise EventError(f"a column that ends {end - len(data)} bytes behind its frame", where=where, expected="whole columns")
+        raise EventError(
+            f"a column that ends {counted(end - len(data), 'byte')} behind its frame", where=where, expected="whole columns"
+        )
     if at != start and any(data[at:start]):
         raise EventError("padding that is not zero", where=where, expected="zeros")
     return data[start:end], end

@@ -11,18 +11,16 @@ import attrs
 
 from replay.errors import DamagedError, EventError, HeaderError, RecordingError
 from replay.events import specs
-from replay.header import Counter, Header, Trailer
+from replay.header import TORN, Counter, Header, Trailer
 from replay.recording.codec import value_of_wire, value_to_wire
 from replay.recording.fields import misfit
 from replay.recording.limits import RECORD_BYTES, keep
 from replay.recording.upcast import CURRENT, UPCASTS, Dialect, Upcasts, dialect_of, version_text
 from replay.recording.wire import pack, unpack_one
+from replay.units import counted
 
 _T = TypeVar("_T")
 
-TORN: Final = "torn recording"
-DAMAGED: Final = "damaged recording"
-PARTIAL: Final = "recording read only in part"
 COUNTERS_MAX: Final = specs(Trailer)["counters"].length_max
 
 
@@ -86,14 +84,16 @@ def trailer_of_record(raw: bytes, blocks: int, events: int, *, newer: bool) -> T
         raise misfit("trailer", record, "[blocks, trailer]")
     trailer = value_of_wire(Trailer, record[1], "trailer", newer=newer)
     if (record[0], trailer.events) != (blocks, events):
-        raise DamagedError(f"an END for {record[0]} blocks and {trailer.events} events", expected=f"{blocks} and {events}")
+        raise DamagedError(
+            f"an END for {counted(record[0], 'block')} and {counted(trailer.events, 'event')}", expected=f"{blocks} and {events}"
+        )
     return trailer
 
 
 def lossy_trailer(events: int, kind: str, first: str, counters: tuple[Counter, ...] = ()) -> Trailer:
     """Return the trailer of the true prefix of a file: what came after the last whole piece is lost.
 
-    kind: TORN or DAMAGED; first: the place. counters: what a whole END counted, if there is one.
+    kind: one of CUT_SHORT; first: the place. counters: what a whole END counted, if there is one.
     """
     lost = Counter(kind=kind, count=1, first=first[-300:], severity="lost")
     return Trailer(events=events, counters=(lost, *counters)[:COUNTERS_MAX])

@@ -20,6 +20,7 @@ from replay.recording.fields import misfit
 from replay.recording.limits import RUN_TASKS, SOURCE_FILES, VM_NUMBER, keep
 from replay.recording.wire import pack, unpack_one
 from replay.runs import HOT_CLASSES, Constant, Run
+from replay.units import counted
 
 FLAG_BYTES: Final = b"\0\1"
 
@@ -166,7 +167,7 @@ def decode_frame(data: memoryview, head_bytes: int, rows: int, offset: int) -> R
             constant = constants[description] = Constant(description, rows)
         columns[shape.name] = constant
     if at != len(data):
-        raise EventError(f"{len(data) - at} bytes after the last column", where="run", expected="none")
+        raise EventError(f"{counted(len(data) - at, 'byte')} after the last column", where="run", expected="none")
     _check_tasks(columns["task"], tasks)
     _check_places(columns["file"], columns["line"])
     return Run(tasks=tasks, **columns)

@@ -22,6 +22,7 @@ from replay.recording.named import EVENT_KEY, Named, value_of_named
 from replay.recording.opened import Opened
 from replay.recording.upcast import UPCASTS, Dialect, Upcasts, dialect_of
 from replay.runs import Item, items_of
+from replay.units import counted
 
 _EXAMPLE: Final = f'{{"{FORMAT_KEY}": "{FORMAT_PREFIX}1"}}'
 
@@ -122,7 +123,7 @@ class JsonlReader(Opened):
             found.append(f"{self.name}: written in {self._dialect.newer}, which is newer: what is new in it was passed over")
         if self.torn:
             place = f'stops at line {self._line}, before its "{END_KEY}" line'
-            found.append(f"{self.name}: torn recording: {place}; {self._events} events are there")
+            found.append(f"{self.name}: torn recording: {place}; {counted(self._events, 'event is', 'events are')} there")
         return found
 
     # One line at a time.
@@ -220,7 +221,7 @@ class JsonlReader(Opened):
         trailer = value_of_named(Trailer, named[END_KEY], END_KEY, newer=bool(self._dialect.newer))
         if trailer.events != self._events:
             raise EventError(
-                f"{trailer.events} events", where=f"{END_KEY}.events", expected=f"{self._events}, as many as there are"
+                counted(trailer.events, "event"), where=f"{END_KEY}.events", expected=f"{self._events}, as many as there are"
             )
         self._end_seen = trailer
         self._whole()

@@ -12,6 +12,7 @@ from replay.errors import EventError
 from replay.events import Event, all_kinds, by_kind
 from replay.recording.codec import unknown_event
 from replay.recording.fields import Field, expectation, fields_of, misfit, refused, title_of
+from replay.units import counted
 
 _T = TypeVar("_T")
 
@@ -79,7 +80,7 @@ def _field_of_named(field: Field, value: Any, path: str, newer: bool) -> Any:
     if type(value) is not list:
         raise misfit(here, value, expectation(spec))
     if len(value) > spec.length_max:
-        raise EventError(f"found {len(value)} items", where=here, expected=expectation(spec))
+        raise EventError(f"found {counted(len(value), 'item')}", where=here, expected=expectation(spec))
     return tuple(value_of_named(spec.of, item, f"{here}[{index}]", newer=newer) for index, item in enumerate(value))
 
 

@@ -32,6 +32,7 @@ from replay.recording.opened import Opened
 from replay.recording.segments import ROWS, rows_of, run_of_columns, segments_of, structural
 from replay.recording.upcast import UPCASTS, Dialect, Upcasts
 from replay.runs import Item
+from replay.units import counted
 
 
 class KvmrReader(Opened):
@@ -94,7 +95,7 @@ class KvmrReader(Opened):
             found.append(f"{self.name}: written in {self._dialect.newer}, which is newer: what is new in it was passed over")
         if self.torn:
             place = f"stops at byte {self._input.position}, before its END"
-            found.append(f"{self.name}: torn recording: {place}; {self._events} events are there")
+            found.append(f"{self.name}: torn recording: {place}; {counted(self._events, 'event is', 'events are')} there")
         return found
 
     # One block at a time.

@@ -12,8 +12,8 @@ from typing import Final
 import attrs
 
 from replay.errors import UsageError
-from replay.header import Header, Trailer
-from replay.recording.ends import DAMAGED, PARTIAL, lossy_trailer
+from replay.header import DAMAGED, PARTIAL, Header, Trailer
+from replay.recording.ends import lossy_trailer
 from replay.recording.files import Readable, Writable
 from replay.recording.jsonl_reader import JsonlReader
 from replay.recording.jsonl_writer import JsonlWriter

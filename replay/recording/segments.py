@@ -15,6 +15,7 @@ from replay.recording.fields import misfit
 from replay.recording.frames import decode_frame, encode_frame
 from replay.recording.wire import unpack
 from replay.runs import Run
+from replay.units import counted
 
 ROWS: Final = 1
 COLUMNS: Final = 2
@@ -51,7 +52,7 @@ def segments_of(raw: bytes, events: int) -> Iterator[tuple[int, int, int, memory
     view, at, last, total = memoryview(raw), 0, 0, 0
     while at < len(raw):
         if len(raw) - at < LAYOUT.size:
-            raise EventError(f"{len(raw) - at} bytes", where=f"byte {at} of the block", expected="a segment")
+            raise EventError(counted(len(raw) - at, "byte"), where=f"byte {at} of the block", expected="a segment")
         tag, zeros, count, head_bytes, size = LAYOUT.unpack_from(raw, at)
         start, end = at + LAYOUT.size, at + LAYOUT.size + size
         total += count
@@ -61,18 +62,20 @@ def segments_of(raw: bytes, events: int) -> Iterator[tuple[int, int, int, memory
             )
         if not count or total > events or head_bytes > size or padded(end) > len(raw) or any(view[end : padded(end)]):
             raise EventError(
-                f"a segment of {count} events in {size} bytes", where=f"byte {at} of the block", expected="one that fits"
+                f"a segment of {counted(count, 'event')} in {counted(size, 'byte')}",
+                where=f"byte {at} of the block",
+                expected="one that fits",
             )
         yield tag, count, head_bytes, view[start:end]
         at, last = padded(end), tag
     if total != events:
-        raise EventError(f"{total} events", where="block", expected=f"{events}")
+        raise EventError(counted(total, "event"), where="block", expected=f"{events}")
 
 
 def rows_of(content: memoryview, head_bytes: int, count: int) -> list[Wire]:
     """Return the arrays of a ROWS segment."""
     if head_bytes:
-        raise EventError(f"a head of {head_bytes} bytes", where="rows", expected="none")
+        raise EventError(f"a head of {counted(head_bytes, 'byte')}", where="rows", expected="none")
     return unpack(content, count)
 
 

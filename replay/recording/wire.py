@@ -11,6 +11,7 @@ import msgpack
 
 from replay.errors import EventError
 from replay.recording.limits import ARRAY_ITEMS, NESTING, TEXT_BYTES, over
+from replay.units import counted
 
 _TROUBLE: Final = (
     ValueError,  # most of it: limits, ExtraData, UnicodeDecodeError, FormatError and StackError are subclasses
@@ -70,7 +71,7 @@ def unpack(data: bytes | memoryview, count: int) -> list[Any]:
         check_nesting(raw)
         found, packed = _decode(raw, count, ARRAY_ITEMS.most)
     if len(found) != count:
-        raise EventError(f"{'more' if len(found) > count else len(found)} values", expected=f"{count}")
+        raise EventError("more values" if len(found) > count else counted(len(found), "value"), expected=f"{count}")
     if packed != raw:
         raise EventError("bytes in another form than the shortest", expected="canonical MessagePack")
     return found

@@ -11,6 +11,7 @@ from replay.analyses.golden_report import DIFFERS, KEPT, MISSING, SAME, TROUBLE,
 from replay.analyses.verdict import judged_pairs
 from replay.report.check_text import verdict
 from replay.report.golden_text import place_lines, summary
+from replay.units import counted
 
 PASSED: Final = "passed"
 FAILED: Final = "failed"
@@ -110,6 +111,6 @@ def _golden(file: GoldenFile) -> Case:
         details.append(Detail(f"{found.question} {place}".strip(), tuple(lines), file.golden, found.line))
     if file.trouble:
         details.append(Detail(f"{file.code} {file.trouble}".strip(), (), file.golden))
-    count = f"{file.difference_count} places differ" if file.difference_count else ""
+    count = f"{counted(file.difference_count, 'place differs', 'places differ')}" if file.difference_count else ""
     note = count if file.state == DIFFERS else "" if file.state == SAME else file.state
     return Case(file.golden, _OUTCOMES[file.state], note, tuple(details), max(0, file.difference_count - len(details)))

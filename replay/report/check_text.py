@@ -9,6 +9,7 @@ from replay.report.finding_text import wrapped
 from replay.report.order_text import order_lines
 from replay.report.paint import Paint
 from replay.report.plain import printable
+from replay.units import counted
 
 MISMATCHES_SHOWN: Final = 20
 """Most mismatches that get their own lines; JSON has more."""
@@ -18,7 +19,7 @@ STYLES: Final = {AGREES: "green", CONTRADICTED: "red", CANNOT_TELL: "yellow"}
 def check_text(report: CheckReport, paint: Paint | None = None) -> Iterator[str]:
     """Yield the lines of the report."""
     paint = paint or Paint()
-    yield paint("bold", f"{printable(report.title) or 'untitled recording'}: {report.events:,} events")
+    yield paint("bold", f"{printable(report.title) or 'untitled recording'}: {counted(report.events, 'event')}")
     yield paint(STYLES[report.status()], verdict(report))
     facts = [f"{fact.name}={fact.value}{'*' if fact.assumed else ''}" for fact in report.profile]
     yield f"  policy {report.policy}; {' '.join(facts)}"
@@ -51,25 +52,31 @@ def verdict(report: CheckReport) -> str:
     if not report.release:
         return "cannot tell: the recorded kernel's release is not known; give it with --profile release=..."
     if report.losses:
-        return f"cannot tell: {report.losses:,} things are lost or not understood, nobody knows where; {_compared(report)}"
+        things = counted(report.losses, "thing is", "things are")
+        return f"cannot tell: {things} lost or not understood, nobody knows where; {_compared(report)}"
     if report.orders is not None and report.orders.unclear and not report.mismatch_count:
         return f"cannot tell: calls overlap in time, and no order of them is known to fit; {_compared(report)}"
     if report.doubtful and not report.mismatch_count:
-        return f"cannot tell: {report.doubtful:,} facts lie behind what the recording does not show; {_compared(report)}"
+        facts = counted(report.doubtful, "fact lies", "facts lie")
+        return f"cannot tell: {facts} behind what the recording does not show; {_compared(report)}"
+    if report.cut_short and not report.mismatch_count:
+        return f"cannot tell: only the front of the recording is there; {_compared(report)} in it"
     return _compared(report)
 
 
 def _compared(report: CheckReport) -> str:
     if report.mismatch_count:
-        return (
-            f"the kernel contradicts the model in {report.mismatch_count:,} of {report.checked:,} comparisons{_none_fits(report)}"
-        )
-    return f"model and kernel agree in all {report.checked:,} comparisons"
+        found = f"{report.mismatch_count:,} of {counted(report.checked, 'comparison')}"
+        front = "; only the front of the recording is there" if report.cut_short else ""
+        return f"the kernel contradicts the model in {found}{_none_fits(report)}{front}"
+    if report.checked == 1:
+        return "model and kernel agree in the one comparison"
+    return f"model and kernel agree in all {counted(report.checked, 'comparison')}"
 
 
 def _none_fits(report: CheckReport) -> str:
     count = 0 if report.orders is None else report.orders.none_fits
-    return f"; of {count:,} group{'s' if count > 1 else ''} of overlapping calls no order fits" if count else ""
+    return f"; of {counted(count, 'group')} of overlapping calls no order fits" if count else ""
 
 
 def mismatches_text(report: CheckReport, paint: Paint) -> Iterator[str]:

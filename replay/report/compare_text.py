@@ -11,7 +11,7 @@ from replay.report.finding_text import FINDINGS_SHOWN, agreements_text, findings
 from replay.report.order_text import order_lines
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text
+from replay.units import bytes_text, counted
 
 _STYLES: Final = {SAME: "green", CANNOT_TELL: "yellow"}
 _FACTS: Final = ("release", "config_external_write_tracking", "tdp", "tdp_mmu", "smm")
@@ -22,8 +22,8 @@ def compare_text(report: CompareReport, paint: Paint | None = None) -> Iterator[
     paint = paint or Paint()
     yield paint(_STYLES.get(report.verdict, "red"), f"verdict: {report.verdict}{_strongest(report)}")
     yield from wrapped(report.sentence, "  ")
-    vms = f"{report.vms:,} VM{'s' if report.vms != 1 else ''}"
-    yield f"  recording: {printable(report.title) or 'untitled'}; {report.events:,} events, {vms}"
+    vms = f"{counted(report.vms, 'VM')}"
+    yield f"  recording: {printable(report.title) or 'untitled'}; {counted(report.events, 'event')}, {vms}"
     yield from _block(_doubts(report), paint)
     for index, pair in enumerate(report.pairs):
         yield from pair_text(pair, paint, like=_like(pair, report.pairs[:index]))
@@ -125,7 +125,7 @@ def _lanes(report: CompareReport) -> list[str]:
     if assumed:
         lines.extend(wrapped(f"* assumed, neither recorded nor given with --profile: {', '.join(assumed)}", ""))
     for lane in report.lanes:
-        lines.extend(f"{lane.name}: {count.count:,} events not replayed: {count.name}" for count in lane.skipped)
+        lines.extend(f"{lane.name}: {counted(count.count, 'event')} not replayed: {count.name}" for count in lane.skipped)
     return lines
 
 

@@ -8,7 +8,7 @@ from replay.analyses.cost import CostReport, LaneCost, StageCost
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text, ret_text
+from replay.units import bytes_text, counted, ret_text
 
 LANES_ABREAST: Final = 2
 """More lanes than that follow below, in a table of their own: four columns a lane fill a screen."""
@@ -25,8 +25,8 @@ def cost_text(report: CostReport, paint: Paint | None = None) -> Iterator[str]:
     paint = paint or Paint()
     layout = ""
     if report.slots:
-        many = f"{report.slots:,} memslots" if report.slots > 1 else "one memslot"
-        layout = f": {many} of {report.slot_pages:,} pages ({bytes_text(report.slot_pages * 4096)})"
+        many = counted(report.slots, "memslot") if report.slots > 1 else "one memslot"
+        layout = f": {many} of {counted(report.slot_pages, 'page')} ({bytes_text(report.slot_pages * 4096)})"
     yield paint("bold", f"{printable(report.title) or 'untitled recording'}{layout}")
     for stage in dict.fromkeys(stage.stage for lane in report.lanes for stage in lane.stages):
         lanes = [(lane, found) for lane in report.lanes for found in lane.stages if found.stage == stage]

@@ -8,7 +8,7 @@ from replay.events.base import Event, Source
 from replay.header import Header
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from replay.report.plain import printable
-from replay.units import bytes_text, ret_text
+from replay.units import bytes_text, counted, ret_text
 
 _FLAG_NAMES: Final = (
     (KVM_MEM_LOG_DIRTY_PAGES, "LOG_DIRTY"),
@@ -78,7 +78,7 @@ def _alloc_fail(event: ev.AllocFail) -> str:
 
 
 def _memory_limit(event: ev.MemoryLimit) -> str:
-    return "memory limit lifted" if event.limit_pages is None else f"memory limit: {event.limit_pages} more pages"
+    return "memory limit lifted" if event.limit_pages is None else f"memory limit: {counted(event.limit_pages, 'more page')}"
 
 
 def _observe(event: ev.Observe) -> str:
@@ -87,7 +87,7 @@ def _observe(event: ev.Observe) -> str:
 
 
 def _lost(event: ev.Lost) -> str:
-    return f"LOST {'an unknown number of' if event.count is None else event.count} events: {event.what}"
+    return f"LOST {'an unknown number of events' if event.count is None else counted(event.count, 'event')}: {event.what}"
 
 
 def _hot(call: str) -> Callable[[ev.HotEvent], str]:

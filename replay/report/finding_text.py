@@ -11,7 +11,7 @@ from replay.analyses.findings import BYTES_ONLY, CLASSES, MEANINGS, Agreement, F
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text
+from replay.units import bytes_text, counted
 
 FINDINGS_SHOWN: Final = 12
 """Most findings of one kind that get their own lines; JSON has them all."""
@@ -64,7 +64,7 @@ def pair_text(pair: PairReport, paint: Paint, *, like: str = "") -> Iterator[str
     for _rank_of_group, group in groupby(sorted(pair.findings, key=_rank), key=_rank):
         yield from _group(list(group), said, paint)
     if pair.findings_omitted:
-        yield f"  {pair.findings_omitted:,} more findings are counted above and not kept"
+        yield f"  {counted(pair.findings_omitted, 'more finding is', 'more findings are')} counted above and not kept"
 
 
 def _rank(finding: Finding) -> tuple[bool, int, str, str]:
@@ -101,7 +101,7 @@ def _amount(findings: Sequence[Finding]) -> str:
     """Say how many findings a group has, and how much memory they are about."""
     nominal = sum(abs(finding.nominal_bytes) for finding in findings)
     charged = sum(abs(finding.charged_bytes) for finding in findings)
-    count = f", {len(findings):,} times" if len(findings) > 1 else ""
+    count = f", {counted(len(findings), 'time')}" if len(findings) > 1 else ""
     if not nominal:
         return count
     pages = f", {bytes_text(charged)} in whole pages" if charged != nominal else ""
@@ -166,7 +166,7 @@ def agreements_text(agreements: Sequence[Agreement], paint: Paint) -> Iterator[s
     for agreement in agreements:
         place = "" if agreement.first_event is None else f"event {agreement.first_event}"
         if agreement.count > 1:
-            place = f"{agreement.count:,} times, first at {place}"
+            place = f"{counted(agreement.count, 'time')}, first at {place}"
         at = f" ({place})" if place else ""
         yield from wrapped(f"{agreement.catalogue} {agreement.title}{at}: {agreement.text}", "  ")
         yield from wrapped(f"source: {agreement.source}", "    ")

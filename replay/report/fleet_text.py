@@ -7,7 +7,7 @@ from replay.analyses.fleet_report import FleetReport
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text
+from replay.units import bytes_text, counted
 
 GROUPS_SHOWN: Final = 8
 """Groups of one fact that the text shows; the JSON document and the database have all."""
@@ -17,7 +17,7 @@ def fleet_text(report: FleetReport, paint: Paint | None = None) -> Iterator[str]
     """Yield the lines of the report."""
     paint = paint or Paint()
     facts = f", profile {printable(report.profile)}" if report.profile else ""
-    yield f"{report.recordings:,} recordings, {report.events:,} events; lanes {printable(report.lanes)}{facts}"
+    yield f"{counted(report.recordings, 'recording')}, {counted(report.events, 'event')}; lanes {printable(report.lanes)}{facts}"
     yield "  " + ", ".join(_counts(report, paint))
     yield from _saved(report, paint)
     yield from _classes(report, paint)
@@ -92,7 +92,7 @@ def _groups(report: FleetReport, paint: Paint) -> Iterator[str]:
     yield from _table(rows, left=(0, 1))
     for fact, count in shown.items():
         if count > GROUPS_SHOWN:
-            yield f"  and {count - GROUPS_SHOWN:,} more values of {fact}"
+            yield f"  and {counted(count - GROUPS_SHOWN, 'more value')} of {fact}"
 
 
 def _troubles(report: FleetReport, paint: Paint) -> Iterator[str]:

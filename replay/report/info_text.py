@@ -11,7 +11,7 @@ from replay.report.columns import columns
 from replay.report.event_text import time_text
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text
+from replay.units import bytes_text, counted
 
 VMS_SHOWN: Final = 20
 """Most VMs that get a line of their own; JSON has them all."""
@@ -62,8 +62,8 @@ def _span(info: Info) -> str:
 
 
 def _events(info: Info) -> list[str]:
-    who = f"{_count(info.vms, 'VM')}, {_count(info.tasks, 'thread')} of {_count(info.processes, 'process', 'processes')}"
-    return [f"{_count(info.events, 'event')}; {who}", *columns([(kind.kind, f"{kind.count:,}") for kind in info.kinds])]
+    who = f"{counted(info.vms, 'VM')}, {counted(info.tasks, 'thread')} of {counted(info.processes, 'process', 'processes')}"
+    return [f"{counted(info.events, 'event')}; {who}", *columns([(kind.kind, f"{kind.count:,}") for kind in info.kinds])]
 
 
 def _memslots(info: Info) -> list[str]:
@@ -75,7 +75,7 @@ def _memslots(info: Info) -> list[str]:
     rows.extend(_memslot_row(_vm_name(vm), vm.memslot_changes, vm.slots_peak, vm.memory_peak_bytes) for vm in shown)
     lines = ["memslot calls", *columns(rows)]
     if len(shown) < len(info.by_vm) and shown:
-        lines.append(f"and {len(info.by_vm) - len(shown)} more VMs; --format json has them all")
+        lines.append(f"and {counted(len(info.by_vm) - len(shown), 'more VM')}; --format json has them all")
     if info.memslot_changes.delete_unseen:
         lines.append(f"{info.memslot_changes.delete_unseen} of the deletes: slots whose creation is not in the recording")
     return lines
@@ -137,7 +137,3 @@ def _losses(info: Info) -> list[str]:
         if len(counters) > COUNTERS_SHOWN:
             rows.append((severity, f"{len(counters) - COUNTERS_SHOWN:,}", "more kinds; --format json has them all"))
     return [title, *columns(rows, left=(0, 2, 3))]
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

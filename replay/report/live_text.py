@@ -8,13 +8,14 @@ from replay.report.check_text import STYLES, facets_text, mismatches_text, verdi
 from replay.report.columns import columns
 from replay.report.paint import Paint
 from replay.report.plain import printable
+from replay.units import counted
 
 
 def live_text(report: LiveReport, paint: Paint | None = None) -> Iterator[str]:
     """Yield the lines of the report."""
     paint = paint or Paint()
     stopped = f", stopped: {report.stopped}" if report.stopped else ""
-    yield paint("bold", f"live: {report.operations:,} operations of seed {report.seed}{stopped}")
+    yield paint("bold", f"live: {counted(report.operations, 'operation')} of seed {report.seed}{stopped}")
     if report.check is None:
         yield paint("yellow", f"cannot tell: {printable(report.trouble)}")
         return
@@ -29,7 +30,7 @@ def live_text(report: LiveReport, paint: Paint | None = None) -> Iterator[str]:
 def _where(report: LiveReport) -> Iterator[str]:
     yield f"  {report.areas}"
     if report.disturbed:
-        yield f"  {report.disturbed:,} observations left out: another process uses KVM and its memory shows"
+        yield f"  {counted(report.disturbed, 'observation')} left out: another process uses KVM and its memory shows"
     if report.recording:
         yield f"  recording: {printable(report.recording)}"
     if report.replay:

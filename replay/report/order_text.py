@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from replay.analyses.order_report import CANNOT_TELL, NONE_FITS, REORDERED, OrderGroup, OrderReport
+from replay.units import counted
 
 GROUPS_SHOWN: Final = 12
 """Most groups that get their own lines; JSON has more."""
@@ -18,7 +19,7 @@ def order_lines(report: OrderReport | None) -> list[str]:
     for group in report.listed[:GROUPS_SHOWN]:
         lines.extend(f"{_name(group)}: {words}" for words in _said(group))
     rest = len(report.listed) - GROUPS_SHOWN
-    return [*lines, *([f"and {rest} more groups; --format json has them"] if rest > 0 else [])]
+    return [*lines, *([f"and {counted(rest, 'more group')}; --format json has them"] if rest > 0 else [])]
 
 
 def _counts(report: OrderReport) -> str:
@@ -30,7 +31,7 @@ def _counts(report: OrderReport) -> str:
         "in recorded order unjudged, for want of the recorded kernel's lane or of the VM's past": report.unjudged,
     }
     said = ", ".join(f"{count:,} {what}" for what, count in words.items() if count)
-    calls = f"{report.calls:,} calls in {report.groups:,} group{'' if report.groups == 1 else 's'}"
+    calls = f"{counted(report.calls, 'call')} in {counted(report.groups, 'group')}"
     return f"{calls}, at most {report.largest:,} in one: {said}"
 
 
@@ -39,14 +40,18 @@ def _name(group: OrderGroup) -> str:
     return f"{vm} events {_numbers(group.events)}"
 
 
+def _tried(group: OrderGroup) -> str:
+    return f"({counted(group.tried, 'call')} tried)"
+
+
 def _said(group: OrderGroup) -> Iterator[str]:
     """Yield what there is to say of one group."""
     if group.fits == REORDERED:
         yield f"replayed as {_numbers(group.chosen)}; as recorded they can not have had their results"
     elif group.fits == NONE_FITS:
-        yield f"none of their orders gives the recorded results ({group.tried:,} calls tried)"
+        yield f"none of their orders gives the recorded results {_tried(group)}"
     elif group.fits == CANNOT_TELL:
-        yield f"it can not be told whether some order gives the recorded results: {group.why} ({group.tried:,} calls tried)"
+        yield f"it can not be told whether some order gives the recorded results: {group.why} {_tried(group)}"
     if group.differing:
         same = "" if group.matters else "; the lanes part in the same way then"
         yield f"another order fits as well, in which something else is done by {_numbers(group.differing)}{same}"

@@ -6,6 +6,7 @@ from typing import Final
 from replay.report.paint import Paint
 from replay.report.plain import printable
 from replay.soundness import AT_LEAST, DAMAGED, EXACT, REFUSED, SOUND, STATES, TORN, Loss, RecoverReport, Soundness, VerifyReport
+from replay.units import counted
 
 STYLES: Final = {SOUND: "green", TORN: "yellow", DAMAGED: "red", REFUSED: "red"}
 
@@ -19,7 +20,7 @@ def verify_text(report: VerifyReport, paint: Paint | None = None) -> Iterator[st
             yield f"  `kvm-replay recover {printable(found.name)} -o NEW.kvmr` saves what is whole"
     if len(report.recordings) > 1:
         counts = [f"{getattr(report, state):,} {state}" for state in STATES if getattr(report, state)]
-        yield f"{len(report.recordings):,} recordings: {', '.join(counts)}"
+        yield f"{counted(len(report.recordings), 'recording')}: {', '.join(counts)}"
 
 
 def recover_text(report: RecoverReport, paint: Paint | None = None) -> Iterator[str]:
@@ -28,7 +29,7 @@ def recover_text(report: RecoverReport, paint: Paint | None = None) -> Iterator[
     if report.source is not None:
         yield from soundness_text(report.source, paint)
     said = "nothing is lost" if report.complete else 'its end counts the loss, so that verdicts say "cannot tell"'
-    yield f"{printable(report.output)}: {_many(report.events, 'event')} saved; {said}"
+    yield f"{printable(report.output)}: {counted(report.events, 'event')} saved; {said}"
 
 
 def soundness_text(found: Soundness, paint: Paint) -> Iterator[str]:
@@ -40,14 +41,14 @@ def soundness_text(found: Soundness, paint: Paint) -> Iterator[str]:
     if found.loss is not None:
         yield f"  lost: {loss_text(found.loss, found.form)}"
     if found.recorded_losses:
-        yield f"  it counts {found.recorded_losses:,} losses of its recorder; `kvm-replay info` has them"
+        yield f"  it counts {counted(found.recorded_losses, 'loss', 'losses')} of its recorder; `kvm-replay info` has them"
     if found.remarks:
         yield f"  {printable(found.remarks)}"
 
 
 def _whole(found: Soundness) -> str:
     piece = "block" if found.form == "kvmr" else "line"
-    text = f"{_many(found.events, 'event')} in {_many(found.pieces, piece)}, {_many(found.size_bytes, 'byte')}"
+    text = f"{counted(found.events, 'event')} in {counted(found.pieces, piece)}, {counted(found.size_bytes, 'byte')}"
     if found.state != SOUND:
         return f"{text} are whole"
     return (
@@ -63,12 +64,10 @@ def loss_text(loss: Loss, form: str) -> str:
     """
     if loss.size_bytes is None:
         return "how much can not be told: the input was read only once"
-    events = {EXACT: f"{loss.events or 0:,} events", AT_LEAST: f"at least {loss.events or 0:,} events"}
-    size = f"{_many(loss.size_bytes, 'byte')}"
+    events = {EXACT: counted(loss.events or 0, "event"), AT_LEAST: f"at least {counted(loss.events or 0, 'event')}"}
+    size = counted(loss.size_bytes, "byte")
     if loss.pieces:
-        size += f", with the headers of {_many(loss.pieces, 'block')}" if form == "kvmr" else f", {_many(loss.pieces, 'line')}"
+        size += (
+            f", with the headers of {counted(loss.pieces, 'block')}" if form == "kvmr" else f", {counted(loss.pieces, 'line')}"
+        )
     return f"{events.get(loss.counted, 'nobody knows how many events')}; {size}"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -6,7 +6,7 @@ from typing import Final
 from replay.analyses.state_report import LaneState, SlotState, StateReport, VmState
 from replay.report.columns import columns
 from replay.report.paint import Paint
-from replay.units import bytes_text
+from replay.units import bytes_text, counted
 
 SLOTS_SHOWN: Final = 64
 """Most memslots of a VM that get a line; JSON has them all."""
@@ -49,7 +49,7 @@ def _vm(vm: VmState) -> Iterator[str]:
     yield f"  vm {vm.vm}: {flags}; notifiers {nodes}; users_count {vm.users_count}"
     yield f"    nr_memslot_pages {vm.nr_memslot_pages:,}, indirect_shadow_pages {vm.indirect_shadow_pages:,}"
     generations = ", ".join(f"as {as_id} {generation}" for as_id, generation in enumerate(vm.generations))
-    yield f"    {len(vm.slots):,} memslots in the kernel's own order; generation {generations}"
+    yield f"    {counted(len(vm.slots), 'memslot')} in the kernel's own order; generation {generations}"
     if not vm.slots:
         return
     rows: list[Sequence[str]] = [("slot", "as", "gfn", "pages", "flags", "hva", "born", *_ARRAYS, "tracked gfns")]

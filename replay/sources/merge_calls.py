@@ -17,7 +17,7 @@ from replay.sources.tally import Tally
 from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT, QuietCalls, syscall_record
 from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine
 from replay.sources.tracefs_pages import Use
-from replay.units import EFAULT
+from replay.units import EFAULT, counted
 
 ONLY_TRACE: Final = "KVM call that only the trace has"
 RET_DIFFERS: Final = "result differs between strace and trace"
@@ -174,7 +174,7 @@ class PairedCalls:
             )
         if self._differs > max(16, self.feed.pairing.pairs // 2):
             raise PairingError(
-                f"{self._differs} of {self.feed.pairing.pairs} calls have different results in the two recordings",
+                f"{self._differs:,} of {counted(self.feed.pairing.pairs, 'call')} have different results in the two recordings",
                 where=self.trace_name,
                 expected="one run, recorded by both at once",
             )

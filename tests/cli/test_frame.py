@@ -316,7 +316,7 @@ class TestProgress:
             for _item in Progress("importing", terminal).over([1, 2], meter=meter):
                 stream.read(1 << 20)
         drawn = terminal.getvalue()
-        assert "importing: 1 events, 1.0 MiB, 25 %, 1.0 MiB/s" in drawn
+        assert "importing: 1 event, 1.0 MiB, 25 %, 1.0 MiB/s" in drawn
         assert "importing: 2 events, 2.0 MiB, 50 %, 1.0 MiB/s" in drawn
 
     def test_bytes_of_compressed_inputs(self, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class TestHelp:
         modules, rooms = loaded(arguments)
         assert "argparse" in modules
         assert modules & LIBRARIES == set()
-        assert rooms <= {"replay.cli", "replay.errors", "replay.report", "replay.version"}
+        assert rooms <= {"replay.cli", "replay.errors", "replay.report", "replay.units", "replay.version"}
 
 
 class TestSmallRun:

@@ -31,6 +31,24 @@ class TestCheck:
         path = str(KERNEL / "6.12-npt1" / "03-lifecycle.kvmr")
         assert main(["check", "--profile", "tdp=0", path]) == 1
 
+    def test_cut_short(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What a torn recording lacks lies behind its end: an earlier mismatch stands, all that agrees is no agreement."""
+        torn = tmp_path / "torn.kvmr"
+        cases = {"6.12-npt1": (3, "only the front of the recording is there"), "6.12eager-npt1": (1, "the kernel contradicts")}
+        for folder, (status, sentence) in cases.items():
+            torn.write_bytes((KERNEL / folder / "03-lifecycle.kvmr").read_bytes()[:-1])
+            saved = tmp_path / f"{folder}.kvmr"
+            assert main(["recover", str(torn), "-o", str(saved)]) == 3
+            for path in (torn, saved):
+                capsys.readouterr()
+                assert main(["check", str(path)]) == status
+                assert sentence in capsys.readouterr().out.splitlines()[1]
+            assert main(["pack", str(saved), "--scrub", "-o", str(saved), "--force"]) == 2
+            scrubbed = tmp_path / f"{folder}-scrubbed.kvmr"
+            assert main(["pack", str(saved), "--scrub", "-o", str(scrubbed)]) == 0
+            assert "1 lost: torn recording" in capsys.readouterr().err
+            assert main(["check", str(scrubbed)]) == status
+
     def test_cannot_tell(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """3 when nothing can be compared."""
         assert main(["check", str(write_kvmr(tmp_path / "empty.kvmr", []))]) == 3

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from cli_samples import write_kvmr
 from golden_samples import CASE, D02, D08, POLICY, TERM_LINE, copied, replaced
 from ktap_reader import read_ktap
 from report_schemas import report_schema
@@ -65,6 +66,22 @@ class TestGolden:
             (True, "D08-partial-register.jsonl.golden"),
         ]
         assert found["github"].count("::error file=D02-register.jsonl.golden,line=17,") == 1
+
+    @pytest.mark.parametrize("arguments", [["golden", "check"], ["golden", "update"], ["fleet"]], ids=" ".join)
+    def test_standard_input(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """A golden file lies beside a file, and many are read more than once: standard input is refused in as many words."""
+        assert main([*arguments, "-"]) == 2
+        said = "kvm-replay: KVR001 bad usage: -: standard input can not be read here; expected files or folders"
+        assert capsys.readouterr().err.startswith(said)
+
+    def test_torn(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Who makes a golden file of a torn recording is told, once a file, and so is who holds it against it."""
+        Path("torn.kvmr").write_bytes(write_kvmr(Path("whole.kvmr")).read_bytes()[:-1])
+        for action in ("update", "check"):
+            capsys.readouterr()
+            assert main(["golden", action, "torn.kvmr"]) == 0
+            said = capsys.readouterr().err.splitlines()
+            assert [line.startswith("kvm-replay: warning: torn.kvmr: torn recording: stops at ") for line in said] == [True]
 
     def test_by_hand(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A case by hand is an input to other verbs as well."""

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+from cli_samples import kvm_replay
 
 from replay.cli import indexed, main
 from replay.cli.maker import maker
@@ -216,6 +217,12 @@ class TestIndex:
             assert main(["index", str(name)]) == 2
             assert code in capsys.readouterr().err
             assert not Path(f"{name}.idx").exists()
+
+    def test_standard_input(self, path: str) -> None:
+        """Standard input has no index, and that is what is said."""
+        done = kvm_replay("index", "-", cwd=Path.cwd(), stdin=Path(path).read_bytes())
+        said = b"kvm-replay: KVR001 bad usage: -: standard input has no index; expected a .kvmr file\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, b"", said)
 
     def test_forged(self, path: str, capsys: pytest.CaptureFixture[str]) -> None:
         """One with the right digest and checkpoints that are none is an error that says what to do, not a traceback."""

@@ -9,8 +9,8 @@ from kvmrwriter import EVENTS, Block, Kvmr, flipped, header, one_row, pack, payl
 from recordings import HEADER, TRAILER, kvmr, read, small_events
 from replay.errors import DamagedError, HeaderError, KvmReplayError, RecordingError, VersionError
 from replay.events import Event, Mark
+from replay.header import TORN
 from replay.recording import KvmrReader
-from replay.recording.ends import TORN
 from replay.runs import events_of
 
 SMALL = kvmr(small_events())

@@ -112,7 +112,7 @@ class TestTorn:
     def test_counted(self) -> None:
         """It warns, and counts the loss."""
         _, reader = read_jsonl(FIRST + b'{"event": "vm.attach", "vm": 1}\n')
-        assert reader.warnings() == ['stream: torn recording: stops at line 2, before its "end" line; 1 events are there']
+        assert reader.warnings() == ['stream: torn recording: stops at line 2, before its "end" line; 1 event is there']
         assert [(c.kind, c.severity, c.first) for c in reader.trailer().counters] == [("torn recording", "lost", "stream:2")]
 
 
@@ -163,7 +163,7 @@ class TestMistakes:
             ("{'event': 'mark'}", "stream:2: no JSON: "),
             ("[" * 3000 + "]" * 3000, "stream:2: no JSON that can be read (RecursionError)"),
             ('{"end": {"events": 0}, "more": 1}', "stream:2: keys ['end', 'more']; expected 'end' alone on its line"),
-            ('{"end": {"events": 1}}', "stream:2, end.events: 1 events; expected 0"),
+            ('{"end": {"events": 1}}', "stream:2, end.events: 1 event; expected 0"),
             (
                 '{"end": {"event": 1}}',
                 "stream:2, end: unknown field 'event'; expected one of events, counters. Did you mean 'events'?",

@@ -89,7 +89,7 @@ class TestLimits:
                 coding(over)
         named = event_to_named(most)
         named["state"]["slots"][0]["counts"].append({"gfn": 0, "count": 1})
-        with pytest.raises(EventError, match=r"observe.state.slots\[0\].counts: found 65537 items"):
+        with pytest.raises(EventError, match=r"observe.state.slots\[0\].counts: found 65,537 items"):
             event_of_named(named)
 
 

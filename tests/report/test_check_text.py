@@ -22,6 +22,7 @@ def report(checked: int = 7, agreed: int = 7, release: str = "6.12.117", mismatc
         not_checkable=2,
         doubtful=lack.get("doubtful", 0),
         losses=lack.get("losses", 0),
+        cut_short=bool(lack.get("cut_short")),
         mismatch_count=checked - agreed,
         facets=(Facet(name="results of calls", checked=checked, agreed=agreed),) if checked else (),
         reasons=(Reason(reason="borrowed", count=2, first_event=0),),
@@ -47,6 +48,29 @@ class TestText:
             (
                 report(doubtful=2),
                 "cannot tell: 2 facts lie behind what the recording does not show; model and kernel agree in all 7 comparisons",
+            ),
+            (
+                report(1, 1, losses=1),
+                (
+                    "cannot tell: 1 thing is lost or not understood, nobody knows where; "
+                    "model and kernel agree in the one comparison"
+                ),
+            ),
+            (
+                report(1, 1, doubtful=1),
+                (
+                    "cannot tell: 1 fact lies behind what the recording does not show; "
+                    "model and kernel agree in the one comparison"
+                ),
+            ),
+            (report(1, 0, mismatches=1), "the kernel contradicts the model in 1 of 1 comparison"),
+            (
+                report(cut_short=1),
+                "cannot tell: only the front of the recording is there; model and kernel agree in all 7 comparisons in it",
+            ),
+            (
+                report(agreed=6, mismatches=1, cut_short=1),
+                "the kernel contradicts the model in 1 of 7 comparisons; only the front of the recording is there",
             ),
             (report(agreed=6, mismatches=1, doubtful=2), "the kernel contradicts the model in 1 of 7 comparisons"),
             (report(checked=0, agreed=0), "cannot tell: nothing in the recording can be held against the model"),

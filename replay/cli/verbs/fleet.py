@@ -5,10 +5,12 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
+from replay.cli.inputs import refuse_standard_input
 from replay.cli.lanes import add_lanes
 from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format
 from replay.errors import UsageError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.analyses.fleet_report import FleetReport
@@ -35,6 +37,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     question = Question(lanes, args.profile).checked()
     if not 0 <= args.top <= 1000:
         raise UsageError(f"--top {args.top}", expected="0 to 1000")
+    refuse_standard_input(args.inputs)
     paths = found_files(args.inputs)
     runner = _runner(args, console, len(paths))
     store = Store(args.output, engine_version(), question.text)
@@ -43,7 +46,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     for _result in console.progress("replaying", unit="recordings").over(fleet.replay(), total_events=len(paths)):
         pass
     if fleet.resumed:
-        console.note(f"{fleet.resumed:,} of {len(paths):,} recordings were finished already")
+        console.note(f"{fleet.resumed:,} of {counted(len(paths), 'recording was', 'recordings were')} finished already")
     report = fleet.report(top=args.top)
     with console.result() as out:
         shapes = Shapes("fleet", report, lambda paint: fleet_text(report, paint))

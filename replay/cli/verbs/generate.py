@@ -6,6 +6,7 @@ from typing import Final
 from replay.cli.console import Console
 from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results
 from replay.cli.verb import SAME, TROUBLE, Verb
+from replay.units import counted
 
 PROFILE_NAMES: Final = ("qemu-boot", "migration", "hotplug", "gvisor", "nested", "shadow", "gvtg", "mixed")
 """As in replay.generate.profiles, which help must not load; a test holds the two together."""
@@ -47,7 +48,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
             writer.write(item)
         writer.finish(stream.trailer())
     if args.format == "text":
-        console.note(f"{args.output}: {args.events:,} events, {stream.hot_events:,} of them hot, {stream.vms:,} VMs")
+        counts = f"{counted(args.events, 'event')}, {stream.hot_events:,} of them hot, {counted(stream.vms, 'VM')}"
+        console.note(f"{args.output}: {counts}")
         return SAME
     report = GenerateReport(
         output=args.output,

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
+from replay.cli.inputs import refuse_standard_input
 from replay.cli.results import CASES, Shapes, write_result
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, SKIPPED, TROUBLE, Verb, add_bisect, add_format, add_output
 from replay.errors import UsageError
@@ -41,7 +42,10 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.report.golden_text import golden_text
 
     wish = _wish(args)
-    files = [check_golden(path) if args.action == "check" else update_golden(path, wish) for path in found_in(args.paths)]
+    refuse_standard_input(args.paths)
+    update = args.action == "update"
+    paths = found_in(args.paths)
+    files = [update_golden(path, wish, console.warn) if update else check_golden(path, console.warn) for path in paths]
     report = golden_report(files)
     shapes = Shapes("golden", report, lambda paint: golden_text(report, paint), lambda: golden_suite(report))
     write_result(args, console, shapes, inputs=args.paths)

@@ -1,6 +1,7 @@
 """Turn traces into a recording."""
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import STDIO, Console
@@ -8,6 +9,7 @@ from replay.cli.inputs import open_inputs, say_losses, say_warnings
 from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
 from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
 from replay.errors import UsageError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.header import Header
@@ -26,6 +28,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_summary_format(parser)
 
 
+def announcer(args: argparse.Namespace, console: Console) -> Callable[[int], None] | None:
+    """Return what says how many events are on the disk, None when nobody waits for that."""
+    if not args.durable:
+        return None
+    return lambda events: console.note(f"{args.output}: {counted(events, 'event is', 'events are')} on the disk")
+
+
 def _run(args: argparse.Namespace, console: Console) -> int:
     import attrs
 
@@ -38,8 +47,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     meter = Meter()
     stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt, meter=meter)
     header = titled(stream.header, args)
-    announce = (lambda events: console.note(f"{args.output}: {events:,} events are on the disk")) if args.durable else None
-    with opened_writer(args.output, header, force=args.force, announce=announce) as writer:
+    with opened_writer(args.output, header, force=args.force, announce=announcer(args, console)) as writer:
         for item in console.progress("importing").over(stream.items(), meter=meter):
             writer.write(item)
         writer.finish(stream.trailer())

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Final
 
-from replay.cli.console import Console
+from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs
 from replay.cli.lanes import add_lanes, lanes_of
 from replay.cli.results import Shapes, write_shape
@@ -83,6 +83,8 @@ def make_index(args: argparse.Namespace, console: Console) -> "IndexReport":
 
 
 def _why_not(name: str, *, is_kvmr: bool) -> UsageError | TornError:
+    if name == STDIO:
+        return UsageError("standard input has no index", where=name, expected="a .kvmr file")
     if not is_kvmr:
         return UsageError("has no index", where=name, expected="a .kvmr file", advice="import it to NAME.kvmr")
     advice = "`kvm-replay verify` says what is wrong with it"

@@ -11,6 +11,7 @@ from replay.cli.outputs import check_file_output
 from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format
 from replay.errors import NoKernelError, ProfileError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.analyses.live_report import LiveReport
@@ -113,7 +114,7 @@ def _header(args: argparse.Namespace, machine: "Machine") -> "Header":
 
     suffix = args.output or ".kvmr"
     header = Header(
-        title=f"live: seed {args.seed}, {args.operations} operations",
+        title=f"live: seed {args.seed}, {counted(args.operations, 'operation')}",
         machine=machine,
         tools=(Tool(name="kvm-replay live", version=VERSION, command=_repeat(args)[:4096]),),
         provenance="random but seeded operations on the recording machine's own /dev/kvm; no vCPU ever ran",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import Console, standard_output
 from replay.cli.verb import SAME, TROUBLE, Verb
 from replay.errors import UnwritableError, UsageError
+from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.header import Header
@@ -190,7 +191,7 @@ def _say_outcome(outcome: "Outcome", output: str, console: Console) -> None:
     for warning in outcome.warnings:
         console.warn(warning)
     totals = ", ".join(f"{outcome.trailer.total(severity):,} {severity}" for severity in ("lost", "unknown", "ignored"))
-    console.note(f"{output}: {outcome.events:,} events; {totals}; the command: {outcome.ended}")
+    console.note(f"{output}: {counted(outcome.events, 'event')}; {totals}; the command: {outcome.ended}")
 
 
 def _print_script(args: argparse.Namespace, machine: "Machine") -> int:
