@@ -3,10 +3,12 @@
 import inspect
 import random
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
+import msgpack
 import pytest
 from bulk_worlds import World, profile_of
 from lockstep import policy_by_name, profile_from
@@ -150,6 +152,15 @@ def replayed(seed: int, items: list[Item], upto: int, *, through: int | None = N
     return lanes
 
 
+def changes_of(values: Any, wrong: object) -> Iterator[Any]:
+    """Yield nested tuples with one number in them replaced, each of them once."""
+    if isinstance(values, int) and not isinstance(values, bool):
+        yield wrong
+    elif isinstance(values, tuple):
+        for place, value in enumerate(values):
+            yield from ((*values[:place], changed, *values[place + 1 :]) for changed in changes_of(value, wrong))
+
+
 class TestFields:
     """No field of the state is forgotten."""
 
@@ -241,6 +252,22 @@ class TestRoundTrip:
         for size in range(len(checkpoint)):
             with pytest.raises(MisfitError):
                 restore(lanes_of(random.Random(3), profile_of(random.Random(3), 3)), checkpoint[:size])
+
+    def test_other_numbers(self) -> None:
+        """A text, a list or a number out of range where a number was is a misfit, or another state; nothing else is raised."""
+        checkpoint = checkpoint_of(replayed(3, items := list(items_of_world(random.Random(3), 6)), len(items)))
+        values = msgpack.unpackb(zlib.decompress(checkpoint), use_list=False)
+        misfits, tried = 0, 0
+        for wrong in ("text", -1, 1 << 63, (1, 2)):
+            for changed in changes_of(values, wrong):
+                packed = zlib.compress(msgpack.packb(changed, use_bin_type=True), 1)
+                try:
+                    restore(lanes_of(random.Random(3), profile_of(random.Random(3), 3)), packed)
+                except MisfitError:
+                    misfits += 1
+                tried += 1
+        assert tried > 200
+        assert misfits > 100
 
 
 class TestCounterBytes:

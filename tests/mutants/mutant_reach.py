@@ -1,11 +1,14 @@
-"""Record once which test runs which line, and how long each test takes: what a mutant's tests are chosen from."""
+"""Record once which test runs which line, and how long each test takes: what a mutant's tests are chosen from.
+
+python tests/mutants/mutant_reach.py FOLDER [TESTS...]      tests: folders of them, by default those that reach the rooms
+"""
 
 import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +57,14 @@ class Recorder:
         return result
 
 
-def record(folder: Path) -> int:
+def record(folder: Path, tests: Sequence[str] = TESTS) -> int:
     """Run the tests once, keep coverage and seconds in a folder, return pytest's exit status."""
     measured = coverage.Coverage(data_file=str(folder / "reach.coverage"), config_file=str(ROOT / "pyproject.toml"))
     recorder = Recorder(measured)
     os.chdir(ROOT)
     os.environ.update(SMALLER)
     measured.start()
-    status = pytest.main([*PLAIN, *TESTS], plugins=[recorder, SameDraws()])
+    status = pytest.main([*PLAIN, *tests], plugins=[recorder, SameDraws()])
     measured.stop()
     measured.save()
     (folder / "reach.json").write_text(json.dumps(recorder.cpu_s))
@@ -98,4 +101,4 @@ def load(folder: Path) -> Reach:
 
 
 if __name__ == "__main__":
-    sys.exit(record(Path(sys.argv[1])))
+    sys.exit(record(Path(sys.argv[1]), sys.argv[2:] or TESTS))

@@ -65,6 +65,27 @@ class TestIndexFile:
             with pytest.raises(UnusableIndexError, match="another version"):
                 index_of_bytes(SIGNATURE + digest + packed, "aa", "0.1+bb")
 
+    @pytest.mark.parametrize(
+        ("lanes", "checkpoints"),
+        [
+            ((("k1",),), ()),
+            ((("k1", 2),), ()),
+            (((1, "eager"),), ()),
+            (7, ()),
+            ((), ((9,),)),
+            ((), (("9", b"nine"),)),
+            ((), ((True, b"nine"),)),
+            ((), ((9, "nine"),)),
+            ((), ((9, b""), (8, b""))),
+        ],
+    )
+    def test_other_values(self, lanes: object, checkpoints: object) -> None:
+        """So was one whose lanes are no texts, or whose checkpoints are no events with bytes in rising order."""
+        packed = msgpack.packb((1, "aa", "0.1+bb", lanes, checkpoints))
+        digest = hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()
+        with pytest.raises(UnusableIndexError, match="another version"):
+            index_of_bytes(SIGNATURE + digest + packed, "aa", "0.1+bb")
+
     def test_before(self) -> None:
         """The last checkpoint that is not behind an event."""
         found = [INDEX.before(event) for event in (0, 8, 9, 17, 18, 10**9, None)]

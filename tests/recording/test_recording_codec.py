@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from kvmrwriter import one_row, pack, recording, rows, segment
+from kvmrwriter import Kvmr, header, one_row, pack, recording, rows, segment
 
 from recordings import EVENTS, HEADERS, TRAILERS, read, small_events
-from replay.errors import EventError, LimitError
+from replay.errors import EventError, HeaderError, LimitError
 from replay.events import (
     Event,
     Mark,
@@ -88,6 +88,12 @@ class TestArrays:
         """A nested value that is its default is left out at the end and empty in the middle."""
         assert value_to_wire(Header, Header(clock="tai"), "h") == (1, 0, "", (), "tai")
         assert value_to_wire(Header, Header(title="t"), "h") == (1, 0, "t")
+
+    def test_machine_default_is_left_out(self) -> None:
+        """A header that spells out at its end what a machine of which nothing is known is, is none that the writer makes."""
+        assert read(Kvmr([header("t")]).data())[1].header == Header(title="t")
+        with pytest.raises(HeaderError, match="found machine with its default at the end"):
+            read(Kvmr([header("t", [])]).data())
 
     def test_every_kind_is_drawn(self) -> None:
         """The random events of these tests include every kind that there is."""
@@ -259,6 +265,7 @@ class TestBytes:
             check_nesting(nested(9))
         with pytest.raises(LimitError):
             unpack_one(nested(9))
+        check_nesting(packed(((), ((),), 1)))
         for data in (b"\xdc\x01\x00" + b"\xc1" * 256, b"\xdc\x01\x00\x81"):
             with pytest.raises(EventError):
                 check_nesting(data)

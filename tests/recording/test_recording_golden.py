@@ -227,6 +227,8 @@ class TestReading:
             (f"{FIRST_LINE}\nevents:\n  vm.destroy vm=0 entered=0\n", "a call on a VM only"),
             (f"{FIRST_LINE}\nevents:\n  vm.create vm=0 task=1\n", "PROCESS/THREAD"),
             (f"{FIRST_LINE}\nevents:\n  mark text=a\ntitle: x\n", "what comes after the events"),
+            (f"{FIRST_LINE}\ntitle: {'x' * 257}\nevents:\n", "KVR106 stream, header.title"),
+            (f"{FIRST_LINE}\n" + "counter: count=1 kind=k\n" * 4097 + "events:\n", "KVR105 stream, trailer.counters"),
         ],
     )
     def test_misfit(self, text: str, words: str) -> None:

@@ -27,9 +27,10 @@ from kvmrwriter import (
 )
 
 from recordings import jsonl, kvmr, kvmr_of_items, small_events
-from replay.errors import KvmReplayError
+from replay.errors import DamagedError, KvmReplayError
 from replay.header import Header
 from replay.recording import JsonlReader, KvmrReader, open_recording
+from replay.recording.blocks import parse_block_header
 from replay.recording.limits import BLOCK_RAW_BYTES, TABLE
 from replay.runs import events_of
 
@@ -108,6 +109,16 @@ class TestCompressed:
     def test_refused(self, block: Block) -> None:
         """Others are damage."""
         assert refused(Kvmr([zlib_header(), block]).data()) < MIB
+
+    @pytest.mark.parametrize("payload_bytes", [99, 100, 101])
+    def test_not_smaller(self, payload_bytes: int) -> None:
+        """One that is not smaller than what is in it is refused by its header: the writer would not have compressed it."""
+        data, _ = Block(EVENTS, b"", 9, flags=1, payload_bytes=payload_bytes, raw_bytes=100).data(7, 0)
+        if payload_bytes < 100:
+            assert parse_block_header(data, 7, 0).raw_bytes == 100
+        else:
+            with pytest.raises(DamagedError, match="fewer than 100"):
+                parse_block_header(data, 7, 0)
 
     def test_not_allowed(self) -> None:
         """So is a compressed block when the header says none."""

@@ -151,6 +151,16 @@ class TestSaved:
         assert recover(io.BytesIO(MANY[:-1]), out, durable=False).events == 900
         assert contents(out.getvalue())[0] == MANY_EVENTS
 
+    def test_long_name(self) -> None:
+        """Of a place with a very long name the end is kept, as much as fits."""
+        stream, out = io.BytesIO(MANY[:-1]), io.BytesIO()
+        stream.name = "x" * 400
+        recover(stream, out, durable=False)
+        (lost,) = contents(out.getvalue())[2].counters
+        assert len(lost.first) == 300
+        assert lost.first.startswith("xxx")
+        assert " at byte " in lost.first
+
     def test_bad_disk(self, tmp_path: Path) -> None:
         """A disk that fails half way gives up what was read before."""
 

@@ -57,6 +57,8 @@ class TestSound:
         assert (sound.pieces, sound.events, sound.size_bytes) == (LINES.count(b"\n"), len(small_events()), len(LINES))
         by_hand = jsonl([Mark(text="a")], hand_written=True).splitlines(keepends=True)[:-1]
         assert found(b"".join(by_hand) + b"# the end\n").state == SOUND
+        behind = found(LINES + b"\n# the end\n")
+        assert (behind.state, behind.pieces, behind.size_bytes) == (SOUND, LINES.count(b"\n") + 2, len(LINES) + 11)
 
     def test_recorded_losses(self, found: Found) -> None:
         """What the recorder lost is no damage of the file, and is said."""

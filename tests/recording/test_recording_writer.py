@@ -214,6 +214,15 @@ class TestFile:
         assert order == ["file", 1, "file", "dir"]
 
     @pytest.mark.parametrize("cls", [Writer, JsonlWriter])
+    def test_not_durable(self, cls: type[Writer | JsonlWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody waits for the disk who was not asked to."""
+        monkeypatch.setattr(os, "fsync", pytest.fail)
+        with cls(tmp_path / "a.kvmr", HEADER) as writer:
+            writer.write(Mark(text="x"))
+            writer.flush()
+            writer.finish(TRAILER)
+
+    @pytest.mark.parametrize("cls", [Writer, JsonlWriter])
     def test_announced(self, cls: type[Writer | JsonlWriter]) -> None:
         """What is announced is there: the file so far, read as it is, has at least as many events."""
         out, announced = io.BytesIO(), []

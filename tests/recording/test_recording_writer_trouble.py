@@ -123,6 +123,17 @@ class TestTrouble:
         assert events == [Mark(text="good")]
         assert reader.torn
 
+    def test_nothing_follows_a_bad_run(self) -> None:
+        """Who writes on after the complaint is stopped: the numbers of the events would be others."""
+        bad = run_of([add(vm=0, gfn=gfn) for gfn in (1, 2, -1)])
+        for use in (lambda writer: writer.write(Mark(text="never")), Writer.flush, lambda writer: writer.finish(TRAILER)):
+            writer = Writer(io.BytesIO(), HEADER)
+            writer.write(bad)
+            with pytest.raises(EventError):
+                writer.flush()
+            with pytest.raises(AssertionError, match="nothing may follow"):
+                use(writer)
+
     def test_would_block(self) -> None:
         """A pipe that takes nothing, and a disk that can not be synced or renamed on, are said as trouble."""
 
