@@ -149,11 +149,6 @@ class GoldenReader(Opened):
             self._head.take(label, value)
         return label == COUNTER
 
-    def trailer(self) -> Trailer:
-        """Return how many events there are, and what the golden file says was lost."""
-        assert self._trailer is not None, "the trailer is known when items() is exhausted"
-        return self._trailer
-
     def warnings(self) -> Sequence[str]:
         """Return no warnings."""
         return ()

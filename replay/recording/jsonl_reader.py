@@ -106,11 +106,6 @@ class JsonlReader(Opened):
         except KvmReplayError as error:
             self._trouble = error
 
-    def trailer(self) -> Trailer:
-        """Return what the end says; of a torn recording, that events are lost."""
-        assert self._trailer is not None, "the trailer is known when items() is exhausted"
-        return self._trailer
-
     @property
     def prefix(self) -> Prefix:
         """What is whole from the front, once items() has ended or raised: lines, events, bytes, and the trailer if it is."""
@@ -118,9 +113,7 @@ class JsonlReader(Opened):
 
     def warnings(self) -> Sequence[str]:
         """Return what the user should know about the file, beside its events."""
-        found = []
-        if self._dialect.newer:
-            found.append(f"{self.name}: written in {self._dialect.newer}, which is newer: what is new in it was passed over")
+        found = self._newer()
         if self.torn:
             place = f'stops at line {self._line}, before its "{END_KEY}" line'
             found.append(f"{self.name}: torn recording: {place}; {counted(self._events, 'event is', 'events are')} there")

@@ -8,8 +8,7 @@ Only fields that do not hold their default are written, in the order of docs/eve
 """
 
 import json
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from replay.errors import EventError
 from replay.header import Header, Trailer
@@ -17,6 +16,7 @@ from replay.recording.ends import as_header_error, check_schema, with_events
 from replay.recording.files import PART_SUFFIX, Announce, Output, Writable
 from replay.recording.limits import LINE_BYTES, LINE_CONTAINERS, RECORDING_EVENTS, keep
 from replay.recording.named import Named, event_to_named, value_to_named
+from replay.recording.writing import Writing
 from replay.runs import Item, Run
 
 FORMAT_KEY: Final = "kvm-replay"
@@ -42,7 +42,7 @@ def line_of(named: Any) -> bytes:
     return json.dumps(named, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
-class JsonlWriter:
+class JsonlWriter(Writing):
     """Write one recording as JSON Lines; the interface of `Writer`, for a path or an open binary stream.
 
     While it is written the file is NAME.part; without its last line a recording counts as torn. hand_written: say in the
@@ -65,34 +65,16 @@ class JsonlWriter:
             first[HAND_WRITTEN_KEY] = True
         self.events = 0
         self.written_events = 0
-        self.finished = False
         self._announce = announce
-        self._failed = False
         self._pending = bytearray(line_of(first))
         self._output = Output(target, overwrite=overwrite, durable=durable, part_suffix=part_suffix)
 
-    @property
-    def name(self) -> str:
-        """Name of the target, for messages."""
-        return self._output.name
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.finished:
-            return
-        try:
-            if not self._failed:
-                self._flush()
-        finally:
-            self._output.abandon()
-        assert kind is not None, "a recording is finished by finish(trailer): what was lost on the way is part of it"
+    def _save(self) -> None:
+        self._flush()
 
     def write(self, item: Item) -> None:
         """Append one structural event, or each event of a run."""
-        assert not self.finished, "the recording is finished"
-        assert not self._failed, "the recording failed before: nothing may follow"
+        self._assert_open()
         for event in item.events() if isinstance(item, Run) else (item,):
             try:
                 line = line_of(event_to_named(event))
@@ -108,14 +90,12 @@ class JsonlWriter:
 
     def flush(self) -> None:
         """Hand all lines so far to the system; with durable wait for the disk. The price is one write: no byte changes."""
-        assert not self.finished, "the recording is finished"
-        assert not self._failed, "the recording failed before: nothing may follow"
+        self._assert_open()
         self._flush()
 
     def finish(self, trailer: Trailer) -> None:
         """Write the last line and give the file its name; the trailer's count of events is set here."""
-        assert not self.finished, "the recording is finished"
-        assert not self._failed, "the recording failed before: nothing may follow"
+        self._assert_open()
         named = value_to_named(Trailer, with_events(trailer, self.events), "trailer")
         self._pending += line_of({END_KEY: named})
         self._flush()

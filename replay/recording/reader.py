@@ -77,11 +77,6 @@ class KvmrReader(Opened):
         self._input.seek(place.at)
         self._block, self._events, self._previous = place.number, place.first_event, place.previous
 
-    def trailer(self) -> Trailer:
-        """Return what the end says; of a torn recording, that events are lost."""
-        assert self._trailer is not None, "the trailer is known when items() is exhausted"
-        return self._trailer
-
     @property
     def prefix(self) -> Prefix:
         """What is whole from the front, once items() has ended or raised: blocks, events, bytes, and the trailer if it is."""
@@ -91,8 +86,7 @@ class KvmrReader(Opened):
         """Return what the user should know about the file, beside its events."""
         kinds = ", ".join(f"0x{kind:02x}" for kind in self._skipped)
         found = [f"{self.name}: blocks of kind {kinds} were passed over: a newer release wrote them"] if kinds else []
-        if self._dialect.newer:
-            found.append(f"{self.name}: written in {self._dialect.newer}, which is newer: what is new in it was passed over")
+        found += self._newer()
         if self.torn:
             place = f"stops at byte {self._input.position}, before its END"
             found.append(f"{self.name}: torn recording: {place}; {counted(self._events, 'event is', 'events are')} there")

@@ -10,8 +10,6 @@ the blocks are, and `flush` ends one early, for recorders that wait for the next
 """
 
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from replay.errors import EventError, KvmReplayError
 from replay.events import Event, HotEvent
@@ -24,6 +22,7 @@ from replay.recording.frames import SHAPES
 from replay.recording.limits import BLOCK_EVENTS, BLOCK_RAW_BYTES, RECORD_BYTES, RECORDING_EVENTS, keep
 from replay.recording.segments import LAYOUT, columns_segment, padded, rows_segment
 from replay.recording.wire import pack
+from replay.recording.writing import Writing
 from replay.runs import Item, Run, run_of
 
 
@@ -33,7 +32,7 @@ def slice_run(run: Run, start: int, stop: int) -> Run:
     return Run(tasks=run.tasks, **columns)
 
 
-class Writer:
+class Writer(Writing):
     """Write one recording to a path or an open binary stream.
 
     Usage: `with Writer("boot.kvmr", header) as writer: writer.write(item); ...; writer.finish(trailer)`. An exception inside
@@ -52,10 +51,8 @@ class Writer:
         announce: Announce | None = None,
         part_suffix: str = PART_SUFFIX,
     ) -> None:
-        self.finished = False
         self._announce = announce
         self._events = 0
-        self._failed = False
         self._compress = header.compression == "zlib"
         self._previous = chain_start(MAGIC)
         self._blocks = 0
@@ -76,11 +73,6 @@ class Writer:
             raise
 
     @property
-    def name(self) -> str:
-        """Name of the target, for messages."""
-        return self._output.name
-
-    @property
     def events(self) -> int:
         """Number of events taken so far."""
         return self._events + len(self._singles)
@@ -90,24 +82,13 @@ class Writer:
         """Number of events in whole blocks that the system has: they outlive this process, with durable the machine."""
         return self._block_first
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.finished:
-            return
-        try:
-            if not self._failed:
-                with suppress(KvmReplayError):
-                    self._end_block()
-        finally:
-            self._output.abandon()
-        assert kind is not None, "a recording is finished by finish(trailer): what was lost on the way is part of it"
+    def _save(self) -> None:
+        with suppress(KvmReplayError):
+            self._end_block()
 
     def write(self, item: Item) -> None:
         """Append one structural event or one run; a run may also be single hot events."""
-        assert not self.finished, "the recording is finished"
-        assert not self._failed, "the recording failed before: nothing may follow"
+        self._assert_open()
         if isinstance(item, Run):
             self._join_singles()
             self._write_run(item)
@@ -124,14 +105,12 @@ class Writer:
         The price: one write, and 55 bytes among structural events, about 90 among hot ones (headers of block and segment, head
         of the columns). The bytes then depend on where it was called; a copy has the usual ones again.
         """
-        assert not self.finished, "the recording is finished"
-        assert not self._failed, "the recording failed before: nothing may follow"
+        self._assert_open()
         self._end_block()
 
     def finish(self, trailer: Trailer) -> None:
         """Write what is pending and the END block, and give the file its name; the trailer's count of events is set here."""
-        assert not self.finished, "the recording is finished"
-        assert not self._failed, "the recording failed before: nothing may follow"
+        self._assert_open()
         self._end_block()
         self._emit(END, trailer_record(with_events(trailer, self._events), self._blocks), 0)
         self._output.commit()

@@ -14,8 +14,8 @@ from typing import Final
 
 import attrs
 
-from replay.events import Event, MemslotSet, Observe, ObservedArea, Source, VmDestroy
-from replay.sources.areas import AREAS_MAX, FRAMES_MAX, Area, failed_of
+from replay.events import Event, MemslotSet, Observe, Source, VmDestroy
+from replay.sources.areas import AREAS_MAX, Area, failed_of, observed_areas
 from replay.sources.tally import Tally
 from replay.sources.tracefs_calls import Emitter
 from replay.sources.tracefs_grammar import TaskLine
@@ -24,7 +24,6 @@ LABEL: Final = "vmalloc areas since the observation before"
 UNPLACED: Final = "vmalloc areas that no recorded event explains"
 FREED_UNSEEN: Final = "vmalloc area freed in a memslot call whose allocation was not recorded"
 LATE: Final = "vmalloc area on a line behind that of its call"
-_FRAME: Final = re.compile(rb"\s+([A-Za-z_][\w.]*)(?:\+(?:0x)?[0-9a-f]+)?(?: \[\w+\])?\s*")
 _OF_SLOT: Final = re.compile(r"\w*(?:memory_region|memslot)\w*(?:\..*)?")
 _OF_NO_CALL: Final = re.compile(r"(?:kvm_mmu_load|\w*shadow_root\w*|\w*(?:register_notifier|external_write_track)\w*)(?:\..*)?")
 
@@ -81,13 +80,10 @@ class AreaBook:
 
     def frame(self, text: bytes) -> bool:
         """Take a line that may be a frame of the last area's stack; False: it is none."""
-        match = _FRAME.fullmatch(text) if self._last is not None else None
-        if match is None or self._last is None:
-            self._last = None
-            return False
-        if len(self._last.frames) < FRAMES_MAX:
-            self._last.frames.append(match[1].decode())
-        return True
+        if self._last is not None and self._last.take_frame(text.decode("latin-1")):
+            return True
+        self._last = None
+        return False
 
     def returning(self, task: TaskLine, line: int) -> None:
         """Write the allocation that failed in a thread's call, before the call itself is written."""
@@ -194,7 +190,7 @@ class AreaBook:
         """Write the observation, if there is something to observe and nothing is waited for."""
         if not self._on or not self._due or self._dying:
             return
-        areas = tuple(ObservedArea(site[:64], *row) for site, row in sorted(self._rows.items()) if any(row))
+        areas = observed_areas(self._rows)
         time_ns = None if task is None else task.time_ns
         source = None if line is None else Source(self.file, line)
         self.emit.out.event(Observe(areas=None if self._unknown else areas, label=LABEL, time_ns=time_ns, source=source))

@@ -209,12 +209,11 @@ def _open_xz(raw: BinaryIO, name: str) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(_XzStreams(raw, name)))
 
 
-class _XzStreams(io.RawIOBase):
-    """Streams of xz one after the other, with a limit of memory (the library's own reader of files has none)."""
+class _Stepwise(io.RawIOBase):
+    """A decompressor that works in steps: `_step()` puts what it got into `_ready`."""
 
     def __init__(self, raw: BinaryIO, name: str) -> None:
         self._raw, self._name = raw, name
-        self._stream: lzma.LZMADecompressor | None = None
         self._input, self._ready = b"", b""
 
     def readable(self) -> bool:
@@ -229,6 +228,17 @@ class _XzStreams(io.RawIOBase):
 
     def _step(self) -> bool:
         """Decompress a little more; False at the end of the file."""
+        raise NotImplementedError
+
+
+class _XzStreams(_Stepwise):
+    """Streams of xz one after the other, with a limit of memory (the library's own reader of files has none)."""
+
+    def __init__(self, raw: BinaryIO, name: str) -> None:
+        super().__init__(raw, name)
+        self._stream: lzma.LZMADecompressor | None = None
+
+    def _step(self) -> bool:
         if not self._input and (self._stream is None or self._stream.needs_input):
             self._input = self._raw.read(1 << 14)
             if not self._input:
@@ -254,26 +264,15 @@ def _open_zstd(raw: BinaryIO, name: str) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(_ZstdFrames(raw, zstandard, name)))
 
 
-class _ZstdFrames(io.RawIOBase):
+class _ZstdFrames(_Stepwise):
     """Frames of zstd one after the other; a frame that stops too early is an error (zstandard's own reader is silent)."""
 
     def __init__(self, raw: BinaryIO, zstandard: Any, name: str) -> None:
-        self._raw, self._zstandard, self._name = raw, zstandard, name
+        super().__init__(raw, name)
+        self._zstandard = zstandard
         self._frame: Any = None
-        self._input, self._ready = b"", b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready and self._step():
-            pass
-        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(data)] = data
-        return len(data)
 
     def _step(self) -> bool:
-        """Decompress a little more; False at the end of the file."""
         self._input = self._input or self._raw.read(_ZSTD_PIECE_BYTES)
         if not self._input:
             if self._frame is not None:

@@ -25,7 +25,7 @@ from replay.events import Event, Lost, Observe, ObservedArea, Source, Task
 from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import Item
 from replay.sources import ioctls
-from replay.sources.areas import AREAS_MAX, FRAMES_MAX, Area, failed_of
+from replay.sources.areas import AREAS_MAX, Area, failed_of, observed_areas
 from replay.sources.processes import Resolver
 from replay.sources.struct_text import region_text
 from replay.sources.syscalls import BOTH, Syscall
@@ -37,7 +37,6 @@ FREED_UNSEEN: Final = "vmalloc area freed whose allocation was not recorded: whi
 NO_SITE: Final = "vmalloc area without a frame of KVM in its stack"
 LABEL: Final = "vmalloc areas of the call before"
 _EVENT: Final = re.compile(r"(\d{1,19}) (\d{1,7}) (SETMEM_RET|SETMEM|VMAP|VFREE|CREATE_VM) (.*?)\s*")
-_FRAME: Final = re.compile(r"\s+([A-Za-z_][\w.]*)(?:\+(?:0x)?[0-9a-f]+)?(?: \[\w+\])?\s*")
 _FIELD: Final = re.compile(r"\b(\w+)=(-?(?:0x[0-9a-fA-F]{1,16}|\d{1,20}))(?=\s|$)")
 _LOST: Final = re.compile(r"\s*Lost (\d{1,18}) events\s*")
 _NOTE: Final = re.compile(r"\s*$|Attaching \d+ probes?\.\.\.")
@@ -89,10 +88,7 @@ class VmallocImport:
         return tuple(f"{c.first}: {c.kind} ({c.count})" for c in self._tally.counters() if c.severity == "lost")
 
     def _line(self, line: str, number: int) -> Iterator[Event]:
-        frame = _FRAME.fullmatch(line) if self._last is not None else None
-        if frame is not None and self._last is not None:
-            if len(self._last.frames) < FRAMES_MAX:
-                self._last.frames.append(frame[1])
+        if self._last is not None and self._last.take_frame(line):
             return
         self._last = None
         match = _EVENT.fullmatch(line)
@@ -176,7 +172,7 @@ class VmallocImport:
                 row = rows.setdefault(site, [0, 0, 0, 0])
                 row[0 if area.taken else 2] += 1
                 row[1 if area.taken else 3] += pages
-        return tuple(ObservedArea(site[:64], *row) for site, row in sorted(rows.items()) if any(row)) if known else None
+        return observed_areas(rows) if known else None
 
     def _owner(self, area: Area) -> tuple[str, int]:
         if not area.taken:
