@@ -52,6 +52,7 @@ class Soundness:
     )
     schema_version: str = text("version of its events, such as 1.0; empty when that can not be told", default="", length_max=16)
     checksums: bool = flag("each byte is held against a checksum; .jsonl has none")
+    ended: bool = flag("its end is there and counts right; a .jsonl written by hand needs none")
     pieces: int = uint("whole blocks (.kvmr) or lines (.jsonl)", default=0)
     events: int = uint("events in them", default=0)
     size_bytes: int = uint("bytes of them", unit="bytes", default=0)

@@ -10,19 +10,30 @@ from typing import Final
 import attrs
 
 from replay.analyses.agreements import Agreements
-from replay.analyses.compare_report import CompareReport, Count, Fact, HorizonReport, LaneReport, PairReport, VmBytes, bytes_of
+from replay.analyses.compare_report import (
+    WITHOUT_ARGUMENTS,
+    CompareReport,
+    Count,
+    Fact,
+    HorizonReport,
+    LaneReport,
+    PairReport,
+    VmBytes,
+    bytes_of,
+)
 from replay.analyses.exposure import ExposureTally
 from replay.analyses.findings import CLASSES, strength
 from replay.analyses.hazards import Hazards
 from replay.analyses.order_report import DEFAULT_BUDGET, REORDERED, OrderGroup
 from replay.analyses.orders import Orders
 from replay.analyses.pair import Pair
+from replay.analyses.state_at import loss_advice
 from replay.analyses.uncertainty import Doubts
 from replay.analyses.verdict import conclude
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step, lockstep_numbered
 from replay.errors import EmptyError
-from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
+from replay.events import Event, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item
 from replay.stream import Stream
@@ -40,6 +51,7 @@ class _Census:
     shadow_pages: int = 0
     memslot_calls: int = 0
     internal_calls: int = 0
+    opaque_calls: int = 0
 
     def step(self, step: Step) -> None:
         """Count one structural event."""
@@ -62,6 +74,7 @@ class _Census:
 
     def report(self) -> tuple[Count, ...]:
         """Return the counts with the words of the report."""
+        opaque = (Count(name=WITHOUT_ARGUMENTS, count=self.opaque_calls),) if self.opaque_calls else ()
         return (
             Count(name="memslot calls", count=self.memslot_calls),
             Count(name="calls that may make internal memslots", count=self.internal_calls),
@@ -69,6 +82,7 @@ class _Census:
             Count(name="shadow roots", count=self.shadow_roots),
             Count(name="write-track changes by external users", count=self.external_changes),
             Count(name="shadow pages created or zapped", count=self.shadow_pages),
+            *opaque,
         )
 
 
@@ -80,6 +94,7 @@ _COUNTED: Final[dict[type[Event], str]] = {
     MemslotSet: "memslot_calls",
     TssSet: "internal_calls",
     VcpuCreate: "internal_calls",
+    Opaque: "opaque_calls",
 }
 """What the census counts of each kind of event."""
 
@@ -140,9 +155,8 @@ class Comparison:
         orders: what chose the order of overlapping calls, None when the events were taken as they stand.
         """
         if not self._census.events:
-            raise EmptyError(
-                "the recording has no events", expected="at least one", advice="check what the recorder was told to record"
-            )
+            advice = loss_advice(self._stream.trailer()) or "check what the recorder was told to record"
+            raise EmptyError("the recording has no events", expected="at least one", advice=advice)
         for pair in self._pairs:
             pair.finish()
         draft = CompareReport(

@@ -13,6 +13,8 @@ SAME: Final = "same"
 DIVERGENCE: Final = "divergence"
 CANNOT_TELL: Final = "cannot tell"
 VERDICTS: Final = (SAME, DIVERGENCE, CANNOT_TELL)
+WITHOUT_ARGUMENTS: Final = "calls whose arguments were not recorded"
+"""Name of a count: what these calls asked for may be any of the others."""
 
 
 @attrs.frozen(kw_only=True)

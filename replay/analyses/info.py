@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import attrs
 
 from replay.analyses.memslot_log import MemslotChanges, MemslotLog
-from replay.events import MemslotSet, VmAttach, VmDestroy, all_kinds
+from replay.events import MemslotSet, Opaque, VmAttach, VmDestroy, all_kinds
 from replay.events.base import Event, flag, sint, text, uint, value, values
 from replay.header import MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item, Run
@@ -66,6 +66,7 @@ class Info:
     sources: tuple[SourceFile, ...] = values("traces that the events were read from", SourceFile, length_max=4096)
     events: int = uint("number of events")
     kinds: tuple[KindCount, ...] = values("events by kind, in the order of the vocabulary", KindCount, length_max=4096)
+    opaque: tuple[KindCount, ...] = values("calls whose arguments were not recorded, by name", KindCount, length_max=4096)
     first_time_ns: int | None = sint("earliest time of an event", unit="ns", optional=True)
     last_time_ns: int | None = sint("latest time of an event", unit="ns", optional=True)
     processes: int = uint("processes that acted")
@@ -89,6 +90,7 @@ class InfoBuilder:
         self._log = MemslotLog()
         self._kinds: Tally[int] = Tally()
         self._hot: Tally[tuple[int, int, bool, bool]] = Tally()  # vm, kind, counts as write-tracked, failed
+        self._opaque: Tally[str] = Tally()
         self._tasks: set[tuple[int, int]] = set()
         self._vms: dict[int, VmInfo] = {}
         self._times: list[int] = []  # none, or earliest and latest
@@ -122,6 +124,8 @@ class InfoBuilder:
             self._vms.setdefault(vm, VmInfo(vm=vm))
         if isinstance(event, MemslotSet):
             self._log.memslot_set(event)
+        elif isinstance(event, Opaque):
+            self._opaque[event.name] += 1
         elif isinstance(event, VmAttach):
             self._log.vm_attach(event)
             self._vms[event.vm] = attrs.evolve(self._vms[event.vm], attached=True)
@@ -148,6 +152,7 @@ class InfoBuilder:
             sources=header.sources,
             events=self._kinds.total(),
             kinds=tuple(KindCount(kind=cls.KIND, count=self._kinds[cls.CODE]) for cls in all_kinds() if self._kinds[cls.CODE]),
+            opaque=tuple(KindCount(kind=name, count=count) for name, count in sorted(self._opaque.items())),
             first_time_ns=first,
             last_time_ns=last,
             processes=len({pid for pid, _ in self._tasks}),

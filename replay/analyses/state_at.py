@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, lockstep
 from replay.errors import UsageError
+from replay.header import Trailer
 from replay.runs import Item, Run
 from replay.stream import Stream
 
@@ -22,8 +23,20 @@ def replay_to(stream: Stream, lanes: Sequence[Lane], event: int | None, *, first
     for step in lockstep(visited(items_until(stream.items(), event, first), first, visit), lanes, first=first):
         last += len(step.run) if isinstance(step, RunStep) else 1
     if event is not None and last < event:
-        raise UsageError(f"there is no event {event}", expected=f"0 to {last}" if last >= 0 else "a recording with events")
+        raise no_event(event, last, stream.trailer())
     return last
+
+
+def no_event(event: int, last: int, trailer: Trailer) -> UsageError:
+    """Return the error for a number behind the last event; trailer: of the recording, which may have lost more of them."""
+    expected = f"0 to {last}" if last >= 0 else "a recording with events"
+    return UsageError(f"there is no event {event}", expected=expected, advice=loss_advice(trailer))
+
+
+def loss_advice(trailer: Trailer) -> str:
+    """Return what to say of losses where too few events are there, "" when nothing is lost."""
+    lost = next((counter for counter in trailer.counters if counter.severity == "lost" and counter.count), None)
+    return "" if lost is None else f"the recording has lost some: {lost.kind}; `kvm-replay info` says more"
 
 
 def _length(item: Item) -> int:

@@ -1,11 +1,12 @@
 """Turn findings and doubts into a verdict and its sentence."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
 
 from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport, PairReport
-from replay.analyses.findings import BYTES_ONLY, MEANINGS, Uncertainty
+from replay.analyses.findings import BYTES_ONLY, ENOMEM_GONE, ENOMEM_MOVED, ENOMEM_NEW, MEANINGS, Uncertainty
 from replay.analyses.uncertainty import SHADOW_PAGES
 from replay.units import bytes_text, counted
 
@@ -74,8 +75,23 @@ def _pair_sentence(pair: PairReport, lanes: dict[str, LaneReport]) -> str:
     if pair.strongest == BYTES_ONLY:
         return f"{names} differ in bytes only: {saved}; nothing that userspace or a guest is told differs."
     counted = next(count for count in pair.classes if count.divergence == pair.strongest)
-    tail = f"; none of {pair.ruled_out}" if pair.ruled_out else ""
-    return f"{names}: {pair.strongest} ({MEANINGS[pair.strongest]}), first at event {counted.first_event}{tail}; {saved}."
+    said = [f"{pair.strongest} ({MEANINGS[pair.strongest]}), first at event {counted.first_event}", *_enomem(pair)]
+    said += [f"none of {pair.ruled_out}"] if pair.ruled_out else []
+    return f"{names}: {'; '.join([*said, saved])}."
+
+
+def _enomem(pair: PairReport) -> Iterator[str]:
+    """Say which calls fail with -ENOMEM in one lane and not in the other: the first of each class."""
+    lanes = (pair.reference, pair.other)
+    for name in (ENOMEM_MOVED, ENOMEM_NEW, ENOMEM_GONE):
+        first = next((f for f in pair.findings if f.divergence == name and not f.behind_horizon), None)
+        if first is None:
+            continue
+        if name == ENOMEM_MOVED:
+            calls = [f"{side.kind} at event {side.event} under {lane}" for side, lane in zip(first.sides, lanes, strict=True)]
+            yield f"-ENOMEM moves from {calls[0]} to {calls[1]}"
+        else:
+            yield f"-ENOMEM from {first.kind} at event {first.event} under {lanes[name == ENOMEM_NEW]} only"
 
 
 def _saving(reference: LaneReport, other: LaneReport) -> str:

@@ -13,13 +13,12 @@ import attrs
 
 from replay.analyses.blame import Facts, PageCause, PageWatch
 from replay.analyses.blame_scan import concerned
-from replay.analyses.state_at import items_until, visited
+from replay.analyses.state_at import items_until, no_event, visited
 from replay.cli.index_store import IndexStore
 from replay.cli.indexed import Taker, keys_of, save, start_at
 from replay.cli.maker import maker
 from replay.cli.seeking import seekable
 from replay.engine.lockstep import RunStep, Step, lockstep
-from replay.errors import UsageError
 
 if TYPE_CHECKING:
     from replay.cli.console import Console
@@ -78,7 +77,7 @@ def _straight(stream: "Stream", lanes: "Sequence[Lane]", page: Page, console: "C
     steps = lockstep(visited(items, 0, taker.visit if taker is not None else None), lanes)
     kept: deque[PageCause] = deque(watch.causes(last.of(steps)), None if page.last is None else page.last + 1)
     if page.at is not None and last.event < page.at:
-        raise UsageError(f"there is no event {page.at}", expected=f"0 to {last.event}")
+        raise no_event(page.at, last.event, stream.trailer())
     return _blamed(list(reversed(kept)), page, watch.facts, last.event)
 
 

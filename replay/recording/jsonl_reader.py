@@ -169,7 +169,8 @@ class JsonlReader(Opened):
     def _version(self, named: Named) -> tuple[int, int]:
         said, minor = named.pop(FORMAT_KEY, None), named.pop("schema_minor", 0)
         if type(said) is not str or not said.startswith(FORMAT_PREFIX):
-            raise UnknownFormatError(f"{FORMAT_KEY}: {shown(said)}", where=self._where(), expected=f"{_EXAMPLE} first")
+            found = f"no {FORMAT_KEY!r}" if said is None else f"{FORMAT_KEY}: {shown(said)}"
+            raise UnknownFormatError(found, where=self._where(), expected=f"{_EXAMPLE} first")
         number = said.removeprefix(FORMAT_PREFIX)
         if not (number.isascii() and number.isdigit() and len(number) < 6 and type(minor) is int and 0 <= minor < 1 << 16):
             raise HeaderError(f"version {shown(said)}, schema_minor {shown(minor)}", where=self._where(), expected=_EXAMPLE)

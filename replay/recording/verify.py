@@ -91,6 +91,7 @@ def soundness(reader: Reader, what: Readable, error: KvmReplayError | None) -> S
         state=state,
         schema_version=".".join(map(str, reader.schema_version)),
         checksums=kvmr,
+        ended=prefix.trailer is not None,
         pieces=prefix.pieces,
         events=prefix.events,
         size_bytes=prefix.size_bytes,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from replay.analyses.check_report import AGREES, CANNOT_TELL, CONTRADICTED, CheckReport, Mismatch
+from replay.analyses.compare_report import Fact
 from replay.report.columns import columns
 from replay.report.finding_text import wrapped
 from replay.report.order_text import order_lines
@@ -21,8 +22,8 @@ def check_text(report: CheckReport, paint: Paint | None = None) -> Iterator[str]
     paint = paint or Paint()
     yield paint("bold", f"{printable(report.title) or 'untitled recording'}: {counted(report.events, 'event')}")
     yield paint(STYLES[report.status()], verdict(report))
-    facts = [f"{fact.name}={fact.value}{'*' if fact.assumed else ''}" for fact in report.profile]
-    yield f"  policy {report.policy}; {' '.join(facts)}"
+    facts = [f"{fact.name}={fact.value}{'*' if fact.assumed else ''}" for fact in report.profile if _is_known(fact)]
+    yield from wrapped(f"policy {report.policy}; {' '.join(facts)}", "  ")
     if any(fact.assumed for fact in report.profile):
         yield "  * assumed, neither recorded nor given with --profile"
     yield from mismatches_text(report, paint)
@@ -31,6 +32,11 @@ def check_text(report: CheckReport, paint: Paint | None = None) -> Iterator[str]
     if orders:
         yield paint("bold", orders[0])
         yield from (f"  {line}" for paragraph in orders[1:] for line in wrapped(paragraph, ""))
+
+
+def _is_known(fact: Fact) -> bool:
+    """Tell whether a fact says something: an unknown vendor is an empty text, an unknown amount of memory 0 pages."""
+    return bool(fact.value) and (fact.name, fact.value) != ("total_ram_pages", "0")
 
 
 def facets_text(report: CheckReport, paint: Paint) -> Iterator[str]:

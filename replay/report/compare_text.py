@@ -3,7 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from replay.analyses.compare_report import CANNOT_TELL, DIVERGENCE, SAME, CompareReport, LaneReport, PairReport
+from replay.analyses.compare_report import (
+    CANNOT_TELL,
+    DIVERGENCE,
+    SAME,
+    WITHOUT_ARGUMENTS,
+    CompareReport,
+    LaneReport,
+    PairReport,
+)
 from replay.analyses.findings import Uncertainty
 from replay.analyses.verdict import judged_pairs
 from replay.report.columns import columns
@@ -146,6 +154,7 @@ def _shown(report: CompareReport) -> list[str]:
     never = [count.name for count in report.never if not count.count]
     lines = ["what the recording shows", *wrapped(", ".join(seen) or "nothing", "")]
     if never:
-        lines.extend(wrapped(f"never: {', '.join(never)}", ""))
+        but = ", those calls aside" if any(count.name == WITHOUT_ARGUMENTS for count in report.never) else ""
+        lines.extend(wrapped(f"never{but}: {', '.join(never)}", ""))
     warnings = [f"{lane.name}: {count.count:,} x {count.name}" for lane in report.lanes for count in lane.warnings]
     return lines + warnings

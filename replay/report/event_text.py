@@ -73,8 +73,11 @@ def _alloc_fail(event: ev.AllocFail) -> str:
     site = f"{event.site}()" if event.site else "any site"
     if event.off:
         return f"injection off at {site}"
-    many = "all" if event.count == 0 else str(event.count)
-    return f"injection at {site}: fail {many} from allocation {event.nth} on"
+    if event.count == 1:
+        return f"injection at {site}: allocation {event.nth} fails"
+    if event.count == 0:
+        return f"injection at {site}: allocation {event.nth} and all after it fail"
+    return f"injection at {site}: allocations {event.nth} to {event.nth + event.count - 1} fail"
 
 
 def _memory_limit(event: ev.MemoryLimit) -> str:

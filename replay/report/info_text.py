@@ -5,6 +5,7 @@ from typing import Final
 
 from replay.analyses.info import Info, TrackingCounts, VmInfo
 from replay.analyses.memslot_log import MemslotChanges
+from replay.events import Opaque
 from replay.events.base import specs
 from replay.header import Machine
 from replay.report.columns import columns
@@ -63,12 +64,19 @@ def _span(info: Info) -> str:
 
 def _events(info: Info) -> list[str]:
     who = f"{counted(info.vms, 'VM')}, {counted(info.tasks, 'thread')} of {counted(info.processes, 'process', 'processes')}"
-    return [f"{counted(info.events, 'event')}; {who}", *columns([(kind.kind, f"{kind.count:,}") for kind in info.kinds])]
+    return [f"{counted(info.events, 'event')}; {who}", *columns(list(_kinds(info)), left=(0, 2))]
+
+
+def _kinds(info: Info) -> Iterator[Sequence[str]]:
+    """Yield the kinds with their counts; of calls whose arguments are not recorded, which calls they are."""
+    names = ", ".join(f"{printable(call.kind)} {call.count:,}" for call in info.opaque)
+    for kind in info.kinds:
+        yield (kind.kind, f"{kind.count:,}", *([f"without arguments: {names}"] if kind.kind == Opaque.KIND else []))
 
 
 def _memslots(info: Info) -> list[str]:
     if not info.memslot_changes.calls:
-        return ["no memslot calls"]
+        return ["no memslot calls, but for those whose arguments are not recorded" if info.opaque else "no memslot calls"]
     rows: list[Sequence[str]] = [("VM", "calls", *_CHANGE_TITLES, "slots peak", "memory peak")]
     rows.append(_memslot_row("all", info.memslot_changes, info.slots_peak, info.memory_peak_bytes))
     shown = info.by_vm[:VMS_SHOWN] if len(info.by_vm) > 1 else ()

@@ -51,9 +51,10 @@ def _whole(found: Soundness) -> str:
     text = f"{counted(found.events, 'event')} in {counted(found.pieces, piece)}, {counted(found.size_bytes, 'byte')}"
     if found.state != SOUND:
         return f"{text} are whole"
-    return (
-        f"{text}; {'checksums, chain, counts and END fit' if found.checksums else 'its counts fit; JSON Lines has no checksums'}"
-    )
+    if found.checksums:
+        return f"{text}; checksums, chain, counts and END fit"
+    counts = "its counts fit" if found.ended else "written by hand, without an end that counts its events"
+    return f"{text}; {counts}; JSON Lines has no checksums"
 
 
 def loss_text(loss: Loss, form: str) -> str:

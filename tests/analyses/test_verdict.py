@@ -6,11 +6,12 @@ from comparisons import REGISTER, report_of
 from lane_samples import CREATE, machine, slot
 
 from replay.analyses.compare import compare
+from replay.analyses.compare_report import WITHOUT_ARGUMENTS
 from replay.analyses.findings import CLASSES, MEANINGS, strength
 from replay.engine.lanes import make_lanes
 from replay.errors import EmptyError
-from replay.events import AllocFail, Event, Mark, WriteTrackAdd
-from replay.header import Header, Machine
+from replay.events import AllocFail, Event, Mark, MemoryLimit, Opaque, WriteTrackAdd
+from replay.header import Counter, Header, Machine, Trailer
 from replay.stream import MemoryStream
 from replay.units import Gfn
 
@@ -59,9 +60,19 @@ class TestVerdict:
         assert (
             "enomem-new (a call fails with -ENOMEM that does not fail in the reference lane), first at event 3" in report.sentence
         )
+        assert "first at event 3; -ENOMEM from notifier.register at event 3 under on-demand only; none of" in report.sentence
         assert "none of result-differs, state-differs, lifetime-differs, race-only, invariant-broken;" in report.sentence
         assert report.pairs[0].strongest == "enomem-new"
         assert "enomem-gone" not in report.pairs[0].ruled_out
+
+    def test_enomem_moves(self) -> None:
+        """A failure that moves is said with both its places, whichever lane is the reference."""
+        events = [CREATE, slot(), MemoryLimit(limit_pages=3), slot(1, npages=4096), attrs.evolve(REGISTER, ret=-12)]
+        places = "memslot.set at event 3 under eager", "notifier.register at event 4 under on-demand"
+        for names, said in ((["eager", "on-demand"], places), (["on-demand", "eager"], places[::-1])):
+            report = report_of(events, names, recorded=machine("6.12"))
+            assert report.pairs[0].strongest == "enomem-moved"
+            assert f"; -ENOMEM moves from {said[0]} to {said[1]}; none of" in report.sentence
 
     def test_behind_the_horizon(self) -> None:
         """What lies behind the horizon does not make the strongest class."""
@@ -89,9 +100,12 @@ class TestNothing:
     """Nothing to judge is no verdict."""
 
     def test_no_events(self) -> None:
-        """A recording without events is refused."""
-        with pytest.raises(EmptyError, match="no events"):
+        """A recording without events is refused; one that lost them says so."""
+        with pytest.raises(EmptyError, match="no events.*Check what the recorder was told"):
             compare(MemoryStream(Header(), ()), make_lanes(["eager", "on-demand"], Machine()))
+        torn = Trailer(counters=(Counter(kind="torn recording", count=1, severity="lost"),))
+        with pytest.raises(EmptyError, match="no events.*The recording has lost some: torn recording; `kvm-replay info`"):
+            compare(MemoryStream(Header(), (), torn), make_lanes(["eager", "on-demand"], Machine()))
 
     def test_one_lane(self) -> None:
         """One lane alone has nobody to differ from; it is checked against the recording all the same."""
@@ -103,3 +117,10 @@ class TestNothing:
         counts = {count.name: count.count for count in report_of([CREATE, slot(), Mark(text="x")]).never}
         assert counts["memslot calls"] == 1
         assert counts["notifier registrations"] == counts["shadow roots"] == 0
+        assert WITHOUT_ARGUMENTS not in counts
+
+    def test_calls_without_arguments(self) -> None:
+        """Calls that may have been any of these are counted beside them."""
+        opaque = Opaque(vm=0, name="KVM_SET_USER_MEMORY_REGION2", cmd=0x40A0AE49, ret=0)
+        counts = {count.name: count.count for count in report_of([CREATE, opaque, opaque]).never}
+        assert (counts["memslot calls"], counts[WITHOUT_ARGUMENTS]) == (0, 2)

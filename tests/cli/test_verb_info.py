@@ -8,6 +8,7 @@ import pytest
 from cli_samples import HEADER, boot, write_jsonl, write_kvmr
 
 from replay.cli import main
+from replay.events import Opaque, VmCreate
 from replay.header import Counter, Header, Trailer
 
 TEXT = """\
@@ -79,6 +80,16 @@ class TestText:
         ):
             assert words in said
         assert said.endswith("no memslot calls\nno write tracking recorded\nnothing lost, unknown or ignored\n")
+
+    def test_calls_without_arguments(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Calls whose arguments are not recorded are named: a memslot call may be among them."""
+        opaque = Opaque(vm=0, name="KVM_SET_USER_MEMORY_REGION2", cmd=0x40A0AE49, ret=0)
+        path = str(write_kvmr(tmp_path / "boot.kvmr", [VmCreate(vm=0, ret=4), opaque, opaque]))
+        assert main(["info", path]) == main(["info", "--format", "json", path]) == 0
+        said, _brace, document = capsys.readouterr().out.partition("{")
+        assert "  opaque     2  without arguments: KVM_SET_USER_MEMORY_REGION2 2\n" in said
+        assert "\nno memslot calls, but for those whose arguments are not recorded\n" in said
+        assert json.loads("{" + document)["opaque"] == [{"kind": "KVM_SET_USER_MEMORY_REGION2", "count": 2}]
 
     def test_hostile_names(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Names in a recording can not command the terminal."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_samples import ROOT, kvm_replay
+from cli_samples import ROOT, kvm_replay, write_kvmr
 
 from replay.cli import main
 
@@ -68,6 +68,15 @@ class TestState:
 
 class TestTrouble:
     """What can not be meant is refused."""
+
+    @pytest.mark.parametrize("verb", [["state"], ["blame", "--gfn", "1"]], ids=" ".join)
+    def test_torn(self, verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A number behind the last event of a recording that is cut is refused, and the loss is said."""
+        whole = write_kvmr(tmp_path / "boot.kvmr").read_bytes()
+        (tmp_path / "torn.kvmr").write_bytes(whole[:-1])
+        assert main([*verb, "--at", "14", str(tmp_path / "torn.kvmr")]) == 2
+        said = capsys.readouterr().err
+        assert "there is no event 14; expected 0 to 13. The recording has lost some: torn recording; `kvm-replay info`" in said
 
     @pytest.mark.parametrize(
         ("arguments", "code", "words"),

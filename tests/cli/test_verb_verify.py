@@ -42,11 +42,21 @@ class TestVerify:
         assert said[1].startswith("kvm-replay: KVR101 damaged recording: damaged.kvmr, block 2 at byte ")
         assert said[2].startswith("kvm-replay: KVR002 cannot read: missing: ")
 
+    def test_written_by_hand(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of one that people write, and that has no end, nobody says that its counts fit."""
+        first = '{"kvm-replay": "recording/1", "hand_written": true}\n'
+        Path("hand.jsonl").write_text(first + '{"event": "vm.create", "vm": 0, "ret": 4}\n')
+        assert main(["verify", "hand.jsonl"]) == 0
+        said = capsys.readouterr().out
+        assert "sound: 1 event" in said
+        assert said.endswith("; written by hand, without an end that counts its events; JSON Lines has no checksums\n")
+
     def test_json(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The same as a document."""
         assert main(["verify", "sound.kvmr", "torn.kvmr", "--format", "json"]) == 3
         document = json.loads(capsys.readouterr().out)
         assert [found["state"] for found in document["recordings"]] == ["sound", "torn"]
+        assert [found["ended"] for found in document["recordings"]] == [True, False]
         assert [document[state] for state in ("sound", "torn", "damaged", "refused")] == [1, 1, 0, 0]
 
     def test_standard_input(self) -> None:

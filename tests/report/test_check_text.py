@@ -1,10 +1,12 @@
 """Promises of the text of `check`."""
 
+import attrs
 import pytest
 
 from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason
 from replay.analyses.compare_report import Fact
 from replay.report.check_text import MISMATCHES_SHOWN, check_text, verdict
+from replay.report.finding_text import WIDTH
 from replay.report.paint import Paint
 
 
@@ -95,6 +97,15 @@ class TestText:
             "not checkable: 2",
             "  2  borrowed",
         ]
+
+    def test_facts_that_say_nothing(self) -> None:
+        """A vendor that is not known, and memory of no known size, are left out; a long line is broken."""
+        facts = [Fact(name="vendor", value=""), Fact(name="total_ram_pages", value="0"), Fact(name="la57", value="0")]
+        facts += [Fact(name=f"fact_{number}", value="y") for number in range(20)]
+        _title, _verdict, first, second, *_rest = check_text(attrs.evolve(report(), profile=tuple(facts)))
+        assert first.startswith("  policy on-demand; la57=0 fact_0=y ")
+        assert len(first) <= WIDTH
+        assert second.startswith("  fact_")
 
     def test_mismatch(self) -> None:
         """A mismatch has its place, both sides and the rule; nothing that a terminal would obey."""

@@ -10,7 +10,7 @@ from replay.analyses.compare import compare
 from replay.analyses.compare_report import CompareReport, PairReport
 from replay.analyses.findings import CLASSES, Agreement, ClassCount, Finding, Side, Uncertainty
 from replay.engine.lanes import make_lanes
-from replay.events import AllocFail, Event, Lost, NotifierRegister, VmDestroy, WriteTrackAdd
+from replay.events import AllocFail, Event, Lost, NotifierRegister, Opaque, VmDestroy, WriteTrackAdd
 from replay.header import Header
 from replay.report.compare_text import compare_text
 from replay.report.finding_text import FINDINGS_SHOWN, WIDTH, agreements_text, pair_text, wrapped
@@ -42,6 +42,15 @@ def text_of(events: Sequence[Event], title: str = "a story") -> list[str]:
 
 class TestOrder:
     """What matters comes first."""
+
+    def test_calls_without_arguments(self) -> None:
+        """What the recording never shows is not claimed of calls whose arguments are not recorded."""
+        opaque = Opaque(vm=0, name="KVM_SET_USER_MEMORY_REGION2", cmd=0x40A0AE49, ret=0)
+        lines = text_of([CREATE, opaque])
+        place = lines.index("what the recording shows")
+        assert lines[place + 1] == "  calls whose arguments were not recorded 1"
+        assert lines[place + 2].startswith("  never, those calls aside: memslot calls, ")
+        assert not [line for line in text_of([CREATE]) if "those calls aside" in line]
 
     def test_head(self) -> None:
         """Verdict and strongest class, then the sentence, then what was replayed."""
