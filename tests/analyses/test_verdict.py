@@ -101,10 +101,10 @@ class TestNothing:
 
     def test_no_events(self) -> None:
         """A recording without events is refused; one that lost them says so."""
-        with pytest.raises(EmptyError, match="no events.*Check what the recorder was told"):
+        with pytest.raises(EmptyError, match=r"no events.*Check what the recorder was told"):
             compare(MemoryStream(Header(), ()), make_lanes(["eager", "on-demand"], Machine()))
         torn = Trailer(counters=(Counter(kind="torn recording", count=1, severity="lost"),))
-        with pytest.raises(EmptyError, match="no events.*The recording has lost some: torn recording; `kvm-replay info`"):
+        with pytest.raises(EmptyError, match=r"no events.*The recording has lost some: torn recording; `kvm-replay info`"):
             compare(MemoryStream(Header(), (), torn), make_lanes(["eager", "on-demand"], Machine()))
 
     def test_one_lane(self) -> None:
