@@ -74,10 +74,10 @@ def _alloc_fail(event: ev.AllocFail) -> str:
     if event.off:
         return f"injection off at {site}"
     if event.count == 1:
-        return f"injection at {site}: allocation {event.nth} fails"
+        return f"injection fails allocation {event.nth} of {site}"
     if event.count == 0:
-        return f"injection at {site}: allocation {event.nth} and all after it fail"
-    return f"injection at {site}: allocations {event.nth} to {event.nth + event.count - 1} fail"
+        return f"injection fails allocation {event.nth} of {site} and all after it"
+    return f"injection fails allocations {event.nth} to {event.nth + event.count - 1} of {site}"
 
 
 def _memory_limit(event: ev.MemoryLimit) -> str:

@@ -81,10 +81,10 @@ class TestDialect:
             (ev.ShadowRootAlloc(vm=0, nested=True), "mmu_first_shadow_root_alloc() nested"),
             (
                 ev.AllocFail(site="memslot_rmap_alloc", nth=2, count=0),
-                "injection at memslot_rmap_alloc(): allocation 2 and all after it fail",
+                "injection fails allocation 2 of memslot_rmap_alloc() and all after it",
             ),
-            (ev.AllocFail(site="memslot_rmap_alloc", nth=3), "injection at memslot_rmap_alloc(): allocation 3 fails"),
-            (ev.AllocFail(nth=2, count=3), "injection at any site: allocations 2 to 4 fail"),
+            (ev.AllocFail(site="memslot_rmap_alloc", nth=3), "injection fails allocation 3 of memslot_rmap_alloc()"),
+            (ev.AllocFail(nth=2, count=3), "injection fails allocations 2 to 4 of any site"),
             (ev.AllocFail(off=True), "injection off at any site"),
             (ev.MemoryLimit(), "memory limit lifted"),
             (ev.Observe(state=ev.ObservedVm(), areas=()), "observed VM state and allocations"),
