@@ -77,7 +77,7 @@ class Together:
     def fold(self, run: Run, first: int) -> list[RunOutcome]:
         """Apply a run to all lanes; outcomes may be one object for several lanes."""
         if len(self.lanes) == 1:
-            return [self.lanes[0].fold(run, first)]
+            return [self._alone(self.lanes[0], run, first)]
         self._note_spaces(run)
         by_vm = {number: self._leads.get(number) or self._group(number) for number in run.vms()}
         patterns = list(dict.fromkeys(by_vm.values()))

@@ -6,25 +6,23 @@ page_track.kvm_gfn_is_write_tracked() and the kernel functions that they model [
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from replay.kvm.kernel_log import GONE, NO_SLOT
 from replay.kvm.leaves import LEAF_MASK, LEAF_PAGES, NODE_SHIFT, Table
 from replay.kvm.machine import Machine
 from replay.kvm.mmu import account_shadowed
-from replay.kvm.near import OWN_SPACE, Known, Near
+from replay.kvm.near import OWN_SPACE, Near
 from replay.kvm.page_track import external_track, kvm_gfn_is_write_tracked
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
-from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Run
+from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, UNACCOUNT, Constant, Run
 from replay.units import U16_MAX
 
 BULK_ROWS_LEAST: Final = 256
 BULK_AFTER_ROWS: Final = 30_000
 _STEPS: Final = {ADD: 1, REMOVE: -1, ACCOUNT: 1, UNACCOUNT: -1}
-_NOWHERE: Final[Known] = ([], [None])
-"""What is known of an address space before a row of the run has named it."""
 _Fold = Callable[[Machine, Run, int], RunOutcome | None]
 _BULK: Final[list[_Fold]] = []
 
@@ -38,11 +36,11 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
     outcome, near = RunOutcome(), Near(machine, run)
     machine.allocator.begin(first)
     machine.log.new = []
-    table, driver, spaces, most = machine.allocator.counters, machine.allocator.driver_counts, near.spaces, U16_MAX
+    table, driver, most = machine.allocator.counters, machine.allocator.driver_counts, U16_MAX
     cells, nodes, roots = table.cells, table.nodes, table.roots
-    columns = zip(run.kind, run.vm, run.as_id, run.gfn, run.level, strict=True)
+    columns = zip(*map(_numbers, (run.kind, run.vm, run.as_id, run.gfn, run.level)), strict=True)
     for row, (kind, number, as_id, gfn, level) in enumerate(columns):
-        edges, places = spaces.get(number << 8 | as_id, _NOWHERE)
+        edges, places = near[number << 8 | as_id]
         place = places[bisect_right(edges, gfn)]
         if place is None:
             machine.allocator.event = first + row
@@ -84,6 +82,13 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
     outcome.taken = machine.allocator.taken
     count_changes(run, outcome)
     return outcome
+
+
+def _numbers(column: Sequence[int]) -> Sequence[int]:
+    """Return a column as what is walked fastest: of bytes no number is made."""
+    if isinstance(column, memoryview) and column.itemsize == 1:
+        return column.tobytes()
+    return (column.number,) * len(column) if isinstance(column, Constant) else column
 
 
 def fold(machine: Machine, run: Run, first: int) -> RunOutcome:

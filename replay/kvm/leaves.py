@@ -162,7 +162,9 @@ class Table:
         home = self.roots[root] | (gfn >> LEAF_SHIFT & NODE_MASK)
         cell = self.nodes[home]
         if not cell:
-            leaf = self.take_leaves(1)[0]
+            if not self._free_leaves:
+                self.make_room(1)
+            leaf = self._free_leaves.pop()
             self.nodes[home] = cell = leaf << LEAF_SHIFT
             self.homes[leaf] = home
         return cell

@@ -12,6 +12,7 @@ import attrs
 from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import GONE
 from replay.kvm.machine import Machine
+from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, kvm_page_track_write_tracking_enabled, reads_all_address_spaces
 from replay.kvm.vm import Vm
@@ -24,6 +25,13 @@ Place = tuple[Vm, int, bool, str]
 """VM; bias of the slot's counters; external users may track here; which spaces reads look into, "" where a row is unusual."""
 Known = tuple[list[int], list[Place | None]]
 """First gfns of slots and of what follows them, in order; the place behind each of them, with one before the first."""
+
+
+_NOWHERE: Final[Known] = ([], [None])
+"""What is known of an address space of which nothing is known."""
+_SLOTS_A_ROW: Final = 4
+_FEW_SLOTS: Final = 8
+"""All memslots of an address space are looked up at once when they are so few, or the run has so many rows for each."""
 
 
 def _nothing() -> Known:
@@ -57,21 +65,47 @@ class NearSpace:
         return True
 
 
-class Near:
-    """Where the rows of one run lie. spaces: what is known, by VM number << 8 | as_id.
+class Near(dict[int, Known]):
+    """Where the rows of one run lie: what is known of address spaces, by VM number << 8 | as_id, worked out when asked for.
 
     Between runs it is kept only where the engine says that one sharer of counters writes for all (`Table.together`).
     """
 
     def __init__(self, machine: Machine, run: Run) -> None:
+        super().__init__()
         kinds = run.kinds()
-        self.spaces: dict[int, Known] = {}
         self._of: dict[int, NearSpace] = {}
         self._machine = machine
         self._external = ADD in kinds or REMOVE in kinds
+        self._rows = len(run)
+
+    def __missing__(self, key: int) -> Known:
+        """Take up what earlier runs left of an address space, if it still holds, or work it out anew."""
+        vm, as_id = self._machine.vms.get(key >> 8), key & 255
+        if vm is None:
+            return _NOWHERE
+        table, space = vm.allocator.counters, vm.spaces[min(as_id, vm.nas - 1)]
+        if table.digesting or not kvm_page_track_write_tracking_enabled(vm):
+            unusual_all: Known = ([], [unusual(vm)])  # Counters.bump() keeps the digest
+            self[key] = unusual_all
+            return unusual_all
+        near: NearSpace | None = space.near.get(as_id) if table.together else None
+        if near is None or not near.holds(space, table.epoch):
+            near = _looked_up(vm, as_id, space, self._rows)
+            if table.together:
+                space.near[as_id] = near
+        self._of[key], self[key] = near, near.known
+        self._make_room(vm, as_id, near)
+        return near.known
+
+    def _make_room(self, vm: Vm, as_id: int, near: NearSpace) -> None:
+        """See to it that external users have counters of all gfns that are known."""
+        if self._external and near.top_gfn and _tracks(vm, as_id):
+            vm.external_adds.own()
+            vm.external_adds.cover(near.top_gfn - 1)
 
     def find(self, number: int, as_id: int, gfn: int) -> Place | None:
-        """Look a gfn up and remember its place; None, and it is logged, for a VM that is gone.
+        """Look up a gfn of which nothing is known and remember its place; None, and it is logged, for a VM that is gone.
 
         Raises EventError for a VM that was never there.
         """
@@ -80,51 +114,55 @@ class Near:
             machine.log.counts[GONE] = machine.log.counts.get(GONE, 0) + 1
             return None
         vm = machine.vm(number)
-        if key not in self.spaces:
-            self._open(vm, as_id, key)
-            edges, places = self.spaces[key]
-            place = places[bisect_right(edges, gfn)]
-            if place is not None:
-                return place
-        return self._look_up(vm, as_id, gfn)
-
-    def _open(self, vm: Vm, as_id: int, key: int) -> None:
-        """Take up what earlier runs left of an address space, if it still holds."""
-        table, space = vm.allocator.counters, vm.spaces[min(as_id, vm.nas - 1)]
-        near: NearSpace | None = space.near.get(as_id) if table.together else None
-        if near is None or not near.holds(space, table.epoch) or not kvm_page_track_write_tracking_enabled(vm):
-            near = NearSpace(space.generation, table.epoch)
-            if table.together:
-                space.near[as_id] = near
-        elif self._external and near.top_gfn and _tracks(vm, as_id):
-            vm.external_adds.own()
-            vm.external_adds.cover(near.top_gfn - 1)
-        self._of[key], self.spaces[key] = near, near.known
-
-    def _look_up(self, vm: Vm, as_id: int, gfn: int) -> Place:
-        """Return the place of a gfn and remember it, unless something is unusual there."""
         slot = vm.spaces[min(as_id, vm.nas - 1)].by_gfn(gfn)
-        if slot is None or slot.arch.gfn_write_track is None or not kvm_page_track_write_tracking_enabled(vm):
+        if slot is None or slot.arch.gfn_write_track is None:
             return unusual(vm)
-        if vm.allocator.counters.digesting:
-            return unusual(vm)  # Counters.bump() keeps the digest
-        reads = BOTH_SPACES if vm.nas > 1 and reads_all_address_spaces(vm) else OWN_SPACE
-        tracks, counts, end_gfn = _tracks(vm, as_id), slot.arch.counts, slot.end_gfn
-        if tracks and self._external:
-            vm.external_adds.own()
-            vm.external_adds.cover(end_gfn - 1)
-        key = vm.number << 8 | as_id
-        if counts.own():
-            self.spaces.clear()
-            self._open(vm, as_id, key)
-        place, near = (vm, counts.bias, tracks, reads), self._of[key]
-        edges, places = near.known
-        index = bisect_right(edges, slot.base_gfn)
-        edges[index:index] = (slot.base_gfn, end_gfn)
-        places[index + 1 : index + 1] = (place, None)
-        near.counters.append((counts, place[1]))
-        near.top_gfn = max(near.top_gfn, end_gfn)
+        if slot.arch.counts.own():
+            self.clear()  # biases that are known may be those of before
+        edges, places = self[key]
+        place = places[bisect_right(edges, gfn)]
+        if place is not None:
+            return place
+        near = self._of[key]
+        place = _remember(near, vm, slot, as_id)
+        self._make_room(vm, as_id, near)
         return place
+
+
+def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
+    """Return what is to be known of an address space: all of it where it has few slots, which all count, else nothing yet."""
+    slots = space.by_base()
+    if len(slots) > _FEW_SLOTS + rows // _SLOTS_A_ROW or any(slot.arch.gfn_write_track is None for slot in slots):
+        return NearSpace(space.generation, vm.allocator.counters.epoch)
+    tracks, reads, gap = _tracks(vm, as_id), _reads(vm), unusual(vm)
+    edges, counters = list[int](), list[tuple[Counters, int]]()
+    places: list[Place | None] = [gap]
+    for slot in slots:
+        counts = slot.arch.counts
+        counts.own()
+        bias, end_gfn = counts.bias, slot.end_gfn
+        edges += (slot.base_gfn, end_gfn)
+        places += ((vm, bias, tracks, reads), gap)
+        counters.append((counts, bias))
+    return NearSpace(space.generation, vm.allocator.counters.epoch, (edges, places), counters, edges[-1] if edges else 0)
+
+
+def _remember(near: NearSpace, vm: Vm, slot: Memslot, as_id: int) -> Place:
+    """Note a slot that counts; what follows it is not known."""
+    counts, end_gfn = slot.arch.counts, slot.end_gfn
+    place = (vm, counts.bias, _tracks(vm, as_id), _reads(vm))
+    edges, places = near.known
+    index = bisect_right(edges, slot.base_gfn)
+    edges[index:index] = (slot.base_gfn, end_gfn)
+    places[index + 1 : index + 1] = (place, None)
+    near.counters.append((counts, place[1]))
+    near.top_gfn = max(near.top_gfn, end_gfn)
+    return place
+
+
+def _reads(vm: Vm) -> str:
+    """Say which address spaces reads look into."""
+    return BOTH_SPACES if vm.nas > 1 and reads_all_address_spaces(vm) else OWN_SPACE
 
 
 def _tracks(vm: Vm, as_id: int) -> bool:
