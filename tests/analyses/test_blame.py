@@ -145,7 +145,9 @@ class TestRoads:
             lowest |= dict.fromkeys(range(first, first + length), first)
             first += length
         runs_found = {lowest[number] for number in found}
-        for cause in causes(lanes_of(seed), stream, gfn):
+        all_causes = causes(lanes_of(seed), stream, gfn)
+        assert len(all_causes) >= 3
+        for cause in all_causes:
             others = any("dead" in change or "allocated" in change for effect in cause.effects for change in effect.changes)
             assert lowest[cause.number] in runs_found or others
 

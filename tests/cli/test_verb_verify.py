@@ -34,7 +34,7 @@ class TestVerify:
         assert lines[2].endswith("its counts fit; JSON Lines has no checksums")
         assert lines[4].startswith("torn.kvmr: torn: 14 events in 2 blocks, ")
         assert lines[5].startswith("  KVR102 torn.kvmr: torn recording: stops at byte ")
-        assert lines[6].startswith("  lost: 0 events; ") or lines[6].startswith("  lost: nobody knows how many events; ")
+        assert lines[6].startswith("  lost: nobody knows how many events; ")
         assert lines[7] == "  `kvm-replay recover torn.kvmr -o NEW.kvmr` saves what is whole"
         assert lines[-1] == "5 recordings: 2 sound, 1 torn, 1 damaged, 1 refused"
         said = streams.err.splitlines()
