@@ -30,7 +30,7 @@ def compare_text(report: CompareReport, paint: Paint | None = None) -> Iterator[
     paint = paint or Paint()
     yield paint(_STYLES.get(report.verdict, "red"), f"verdict: {report.verdict}{_strongest(report)}")
     yield from wrapped(report.sentence, "  ")
-    vms = f"{counted(report.vms, 'VM')}"
+    vms = counted(report.vms, "VM")
     yield f"  recording: {printable(report.title) or 'untitled'}; {counted(report.events, 'event')}, {vms}"
     yield from _block(_doubts(report), paint)
     for index, pair in enumerate(report.pairs):

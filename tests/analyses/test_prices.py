@@ -74,7 +74,7 @@ class TestLayouts:
             (12, None, "12 address bits"),
             (52, None, "52 address bits"),
             (39, 0, "0 memslots"),
-            (39, 40000, "40000 memslots"),
+            (39, 40000, "40,000 memslots"),
             (13, 3, "3 memslots"),
             (46, 2, "2 memslots of 8,589,934,592 pages each"),
         ],
