@@ -4,6 +4,7 @@ A trace without the strace of the same run has no memslot arguments: each such c
 `replay.sources.merge` takes both.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -37,7 +38,8 @@ from replay.sources.tracefs_pages import PageFold
 BAD_LINES_MAX: Final = 100
 """Lines not understood before the first that is: more, and this is no tracefs text."""
 FORMAT: Final = "tracefs"
-_USES: Final = (b"kvm_mmu_get_page: ", b"kvm_mmu_prepare_zap_page: ", b"cmd: 0xae80,", b"cmd: 0x4020ae46,", b"cmd: 0xae41,")
+_USES: Final = re.compile(rb"kvm_mmu_(?:get|prepare_zap)_page: |\bcmd: (?:0x)?(?:ae80|4020ae46|ae41),")
+_MAKES: Final = re.compile(rb"\bcmd: (?:0x)?ae01,")
 _QUIET_ENDS: Final = tuple(b": " + result for result in sorted(QUIET_RESULTS))
 EPOCH_NS_MIN: Final = 10**18
 """Times from here on are since 1970 (September 2001 and later), not since boot."""
@@ -195,9 +197,9 @@ def is_complete_start(block: Block | None) -> bool:
     for line in block.lines if block is not None else ():
         if line.startswith(b"#") and overwritten(line):
             return False
-        if any(use in line for use in _USES):
+        if _USES.search(line):
             return False
-        if b"cmd: 0xae01," in line:
+        if _MAKES.search(line):
             return True
     return True
 

@@ -175,7 +175,12 @@ class TestSyscalls:
             (b"sys_ioctl -> 0xffffffffffffffe7", SyscallExit("ioctl", -25)),
             (b"sys_ioctl -> 0x3000", SyscallExit("ioctl", 0x3000)),
             (b"sys_ioctl(fd: 3, cmd: zz)", SyscallEnter("ioctl", {"fd": 3})),
-            (b"sys_ioctl(fd: 007)", SyscallEnter("ioctl", {})),
+            (
+                b"sys_ioctl(fd: 10, cmd: 4020ae46, arg: 7ffcc95f1cc0)",  # 6.12
+                SyscallEnter("ioctl", {"fd": 16, "cmd": 0x4020AE46, "arg": 0x7FFCC95F1CC0}),
+            ),
+            (b"sys_ioctl(fd: 007)", SyscallEnter("ioctl", {"fd": 7})),
+            (b"sys_ioctl(fd: 12345678901234567)", SyscallEnter("ioctl", {})),
             (b"sys_ioctl -> zz", None),
             (b"kvm_exit: x", None),
         ],
