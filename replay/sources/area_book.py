@@ -23,7 +23,6 @@ from replay.sources.tracefs_grammar import TaskLine
 LABEL: Final = "vmalloc areas since the observation before"
 UNPLACED: Final = "vmalloc areas that no recorded event explains"
 FREED_UNSEEN: Final = "vmalloc area freed in a memslot call whose allocation was not recorded"
-LATE: Final = "vmalloc area on a line behind that of its call"
 _OF_SLOT: Final = re.compile(r"\w*(?:memory_region|memslot)\w*(?:\..*)?")
 _OF_NO_CALL: Final = re.compile(r"(?:kvm_mmu_load|\w*shadow_root\w*|\w*(?:register_notifier|external_write_track)\w*)(?:\..*)?")
 
@@ -57,7 +56,6 @@ class AreaBook:
     _due: bool = False
     _unknown: bool = False
     _observed: int = 0
-    _settled_ns: dict[int, int] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         """Ask to be told of each event that is written."""
@@ -66,7 +64,6 @@ class AreaBook:
     def take(self, task: TaskLine, area: Area, line: int) -> None:
         """Take the line of an area; the frames of its stack follow."""
         self._on, self._last = True, area if area.taken else None
-        area.late = (task.time_ns or 0) < self._settled_ns.get(task.tid, 0)
         owned = self._owned.get(area.address)
         if not area.taken and owned is not None and owned.vm in self._gone:
             self._give_back(area.address)
@@ -93,7 +90,6 @@ class AreaBook:
 
     def returned(self, task: TaskLine, line: int, *, registered: bool = False) -> None:
         """Take what a thread's call took and gave back, now that its event is written. registered: it was a notifier's."""
-        self._settled_ns[task.tid] = task.time_ns or 0
         vm = self._vm_of.pop(task.tid, None)
         areas = self._pending.pop(task.tid, [])
         if areas:
@@ -121,7 +117,6 @@ class AreaBook:
             if rest:
                 self._pending[tid] = rest
         if found:
-            self._settled_ns[task.tid] = task.time_ns or 0
             self._settle(found, vm, line)
             self._observe(task, line)
 
@@ -156,8 +151,6 @@ class AreaBook:
     def _settle(self, areas: Iterable[Area], vm: int | None, line: int) -> None:
         """Add areas to the next observation."""
         for area in areas:
-            if area.late:
-                self.tally.add(f"{self.name}:{line}", LATE)  # an observation before it lacks it
             if not area.taken:
                 if area.address in self._owned:
                     self._give_back(area.address)

@@ -21,14 +21,13 @@ _FRAME: Final = re.compile(r"\s+([A-Za-z_][\w.]*)(?:\+(?:0x)?[0-9a-f]+)?(?: \[\w
 
 @attrs.define
 class Area:
-    """One area that was taken or given back; frames: the stack, from the allocator outwards. late: printed behind its call."""
+    """One area that was taken or given back; frames: the stack, from the allocator outwards."""
 
     taken: bool
     address: int
     pages: int = 0
     failed: bool = False
     frames: list[str] = attrs.field(factory=list)
-    late: bool = False
 
     def take_frame(self, line: str) -> bool:
         """Take a line that is a frame of the stack, as bpftrace prints one; False when it is none. FRAMES_MAX are kept."""

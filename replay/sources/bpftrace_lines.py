@@ -224,5 +224,5 @@ def _time_ns(time: bytes, _fraction: bytes | None) -> int | None:
     return number if number < 1 << 63 else None
 
 
-BPFTRACE: Final = Dialect(TEXT, "bpftrace", LINE, thread, fact, odd, _time_ns, runs=False)
-BPFTRACE_JSON: Final = Dialect(JSON, "bpftrace", JSON_LINE, thread, fact, json_odd, _time_ns, runs=False)
+BPFTRACE: Final = Dialect(TEXT, "bpftrace", LINE, thread, fact, odd, _time_ns, runs=False, ordered=False)
+BPFTRACE_JSON: Final = Dialect(JSON, "bpftrace", JSON_LINE, thread, fact, json_odd, _time_ns, runs=False, ordered=False)

@@ -103,7 +103,8 @@ class Dialect:
     name: of the format. line: a line of a task, with the groups head, time, fraction (may lack) and body; it need not match to
     the end. unit_ns: of `time` where no fraction is there. thread: reads a head. fact: reads a body, None for one that is not
     understood. odd: reads a line that is none of a task; NOTE, a loss, or None.
-    recorder: says which tool the header names. runs: KVM_RUN is recorded. epoch: times can be since 1970.
+    recorder: says which tool the header names. runs: KVM_RUN is recorded. lossy: what it can not tell. ordered: lines come in
+    order of their times.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Dialect:
     time_ns: Callable[[bytes, bytes | None], int | None]
     runs: bool = True
     lossy: str = ""
+    ordered: bool = True
 
 
 def seconds_ns(time: bytes, fraction: bytes | None) -> int | None:

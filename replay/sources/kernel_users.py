@@ -4,6 +4,9 @@ Such lines come from probes on KVM's functions and name the VM by its `struct kv
 kvm_arch_init_vm() inside KVM_CREATE_VM; without it, a process with one VM means that one.
 Source: arch/x86/kvm/mmu/page_track.c kvm_page_track_register_notifier() (void before 6.6), kvm_page_track_unregister_notifier(),
 kvm_write_track_add_gfn(), kvm_write_track_remove_gfn() (6.6 and later); arch/x86/kvm/x86.c kvm_arch_init_vm().
+
+Before 6.6 KVM's own MMU is such a user, of every VM: its node lies in the `struct kvm`. That is the policy's business, no event.
+Source: arch/x86/kvm/mmu/mmu.c kvm_mmu_init_vm(), kvm_mmu_uninit_vm() [6.1].
 """
 
 from typing import Any, Final
@@ -20,6 +23,9 @@ from replay.sources.tracefs_grammar import TaskLine
 from replay.units import Gfn
 
 NO_VM: Final = "{name}() on a VM that is not known"
+OWN: Final = "KVM's own notifier"
+OWN_BYTES: Final = 1 << 16
+"""A node that was not seen to be registered is KVM's own when it is so near behind its `struct kvm`, which has 40 KB."""
 NAMES: Final = {
     "REGISTER": "kvm_page_track_register_notifier",
     "UNREGISTER": "kvm_page_track_unregister_notifier",
@@ -45,11 +51,15 @@ class KernelUsers:
     _making: dict[int, tuple[int, int]] = attrs.field(factory=dict)
     _nodes: dict[int, int] = attrs.field(factory=dict)
     _held: dict[int, File] = attrs.field(factory=dict)
+    _own: set[int] = attrs.field(factory=set)
 
     def take(self, task: TaskLine, call: KernelCall, line: int) -> None:
         """Take one line."""
         if call.kind == "VM":
             self._making[task.tid] = (call.kvm, self.emit.resolver.world.vms_numbered)
+            return
+        if self._is_own(task.tid, call):
+            self.tally.add(f"{self.name}:{line}", OWN, "ignored")
             return
         vm = self._vm(task.tid, call.kvm)
         if vm is None:
@@ -65,6 +75,19 @@ class KernelUsers:
         world = self.emit.resolver.world
         if kvm and world.vms_numbered > before:
             self._vms[kvm] = world.vms_numbered - 1
+
+    def _is_own(self, tid: int, call: KernelCall) -> bool:
+        """Say whether a notifier is KVM's own: it comes inside KVM_CREATE_VM, when nobody else has the VM."""
+        if call.kind == "REGISTER" and self._making.get(tid, (0, 0))[0] == call.kvm != 0:
+            self._own.add(call.value)
+            return True
+        if call.kind != "UNREGISTER":
+            return False
+        near = call.value not in self._nodes and 0 < call.value - call.kvm < OWN_BYTES and call.kvm != 0
+        if call.value in self._own:
+            self._own.remove(call.value)
+            return True
+        return near
 
     def _vm(self, tid: int, kvm: int) -> int | None:
         """Return the number of a live VM, None when it is not known which one a pointer means."""

@@ -14,7 +14,7 @@ from replay.sources.tracefs_calls import Emitter
 from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit
 from replay.sources.tracefs_lexer import Block, TracefsLexer
 from replay.sources.word_pages import WordFold, WordLine
-from replay.sources.word_walk import WholeLines, WordWalk, clock_name, parsed, refuse_plugin_text
+from replay.sources.word_walk import WordWalk, clock_name, lexer_of, parsed, refuse_plugin_text
 
 
 class WordMerge(MergedImport):
@@ -28,7 +28,7 @@ class WordMerge(MergedImport):
         refuse_plugin_text(self._read[0].lines if self._read else (), trace.name)
 
     def _lexed(self, trace: Input) -> TracefsLexer:
-        return WholeLines(chunks(trace))
+        return lexer_of(self._dialect, chunks(trace), self._tally, trace.name)
 
     def _first_time_ns(self) -> int | None:
         return next((found.time_ns for found in parsed(self._read[:1], self._dialect)), None)

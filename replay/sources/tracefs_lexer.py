@@ -1,7 +1,7 @@
 """Split tracefs text into blocks of lines."""
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import ClassVar, Final
 
 import attrs
 
@@ -27,21 +27,24 @@ class TracefsLexer:
 
     chunks: the bytes of the trace in pieces of any size. Memory is a few blocks, whatever the length. An empty piece says that
     there is nothing more for now: what is whole of the text so far is given at once.
-    `cut` says after the last block whether the text ended without a newline.
+    `cut` says after the last block whether the text ended without a newline; `line` is the number of the next line.
     """
+
+    TELLS_IDLE: ClassVar[bool] = False
+    """Whether an empty piece gives a block without lines, when there is no other."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
         self.cut = False
+        self.line = 1
 
     def __iter__(self) -> Iterator[Block]:
         """Yield blocks; raises TraceSyntaxError for text without line ends."""
-        line = 1
         for text in self._texts():
             lines = text.split(b"\n")
             lines.pop()
-            yield Block(line, lines, text)
-            line += len(lines)
+            first, self.line = self.line, self.line + len(lines)
+            yield Block(first, lines, text)
 
     def _texts(self) -> Iterator[bytes]:
         """Yield whole lines, BLOCK_BYTES or more at a time."""
@@ -58,6 +61,8 @@ class TracefsLexer:
                 raise TraceSyntaxError(f"{held} bytes without a line end", expected="lines of tracefs text")
             if end:
                 yield from _cut(text[:end])
+            elif self.TELLS_IDLE and not chunk:
+                yield b""
             parts, held = [text[end:]], held - end
         yield from self._rest(b"".join(parts))
 
@@ -65,6 +70,15 @@ class TracefsLexer:
         if text:
             self.cut = not text.endswith(b"\n")
             yield from _cut(text + b"\n" if self.cut else text)
+
+
+class WholeLines(TracefsLexer):
+    """Blocks of lines that end: a last line without an end may lack digits of its last number, so it is left out."""
+
+    def _rest(self, text: bytes) -> Iterator[bytes]:
+        end = text.rfind(b"\n") + 1
+        yield from super()._rest(text[:end])
+        self.cut = end < len(text)
 
 
 def _cut(text: bytes) -> Iterator[bytes]:

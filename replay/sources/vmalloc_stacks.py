@@ -11,7 +11,7 @@ Lines of a bpftrace script, each area followed by its frames and an empty line:
 
 The recorder that comes with this tool (replay/recorders/vmalloc.bt) prints `CREATE_VM ret=FD` as well; without that a VM's past
 is unknown, and nothing of it can be checked. Each call becomes its event and an `observe`.
-Source: mm/vmalloc.c alloc_vmap_area(), __get_vm_area_node() (one guard page), include/trace/events/vmalloc.h (6.1 and later).
+Source: mm/vmalloc.c alloc_vmap_area(), __get_vm_area_node() (one guard page), include/trace/events/vmalloc.h (6.2 and later).
 """
 
 import re
@@ -30,6 +30,7 @@ from replay.sources.processes import Resolver
 from replay.sources.struct_text import region_text
 from replay.sources.syscalls import BOTH, Syscall
 from replay.sources.tally import Tally
+from replay.sources.time_order import TimeOrder
 from replay.units import PAGE_SHIFT, errno_name
 
 FORMAT: Final = "vmalloc stacks"
@@ -70,10 +71,12 @@ class VmallocImport:
 
     def items(self) -> Iterator[Item]:
         """Yield the calls, each with the observation of what it took and gave back."""
-        for number, line in enumerate(self._lines, 1):
-            for event in self._line(line, number):
-                self._events += 1
-                yield event
+        text = (line.encode(errors="surrogateescape") + b"\n" for line in self._lines)
+        for block in TimeOrder(text, self._tally, self._name):
+            for number, line in enumerate(block.lines, block.first_line):
+                for event in self._line(line.decode(errors="surrogateescape"), number):
+                    self._events += 1
+                    yield event
         for tid in sorted(self._open):
             self._count(0, f"call of thread {tid} without a result", "lost")
         if not self._events:

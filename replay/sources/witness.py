@@ -16,7 +16,7 @@ from replay.sources.merge import chunks
 from replay.sources.tally import Tally
 from replay.sources.tracefs_grammar import PageEvent, SyscallEnter, SyscallExit, page_event, syscall_of, task_line
 from replay.sources.tracefs_lexer import Block, TracefsLexer
-from replay.sources.word_walk import WholeLines, parsed
+from replay.sources.word_walk import lexer_of, parsed
 from replay.stream import Stream
 
 CALLS_DIFFER: Final = "number of calls differs between {a} and {b}"
@@ -60,10 +60,10 @@ class Witness:
         self.calls[tid, cmd] = (count + 1, zlib.crc32(str(ret).encode(), checksum))
 
 
-def witness(trace: Input, dialect: Dialect | None) -> Witness:
-    """Read a recording for what can be compared; dialect None: tracefs text."""
-    found = Witness(trace.name)
-    lexer = TracefsLexer(chunks(trace)) if dialect is None else WholeLines(chunks(trace))
+def witness(trace: Input, dialect: Dialect | None, tally: Tally) -> Witness:
+    """Read a recording for what can be compared; dialect None: tracefs text. tally: of what keeps it from being compared."""
+    found, text = Witness(trace.name), chunks(trace)
+    lexer = TracefsLexer(text) if dialect is None else lexer_of(dialect, text, tally, trace.name)
     for block in lexer:
         for tid, fact in _tracefs(block) if dialect is None else _words(block, dialect):
             found.take(tid, fact)
@@ -130,9 +130,9 @@ class WitnessedStream:
     def items(self) -> Iterator[Item]:
         """Yield the stream's items, then compare."""
         yield from self._stream.items()
-        ours = witness(*self._main)
+        ours = witness(*self._main, Tally())  # its own import has counted already
         for other in self._others:
-            conflicts(ours, witness(*other), self._tally)
+            conflicts(ours, witness(*other, self._tally), self._tally)
 
     def trailer(self) -> Trailer:
         """Return the counts of the stream, and the conflicts."""

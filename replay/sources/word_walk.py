@@ -19,11 +19,12 @@ from replay.sources.lineage import Birth, Lineage
 from replay.sources.processes import Resolver
 from replay.sources.syscalls import BOTH, Syscall, TaskEnd
 from replay.sources.tally import Tally
+from replay.sources.time_order import TimeOrder
 from replay.sources.tracefs import BAD_LINES_MAX, Walk, clock_of
 from replay.sources.tracefs_calls import AloneCalls, Emitter
 from replay.sources.tracefs_grammar import LostLine, PageEvent, SyscallEnter, SyscallExit, TaskLine
 from replay.sources.tracefs_items import ItemWriter
-from replay.sources.tracefs_lexer import Block, TracefsLexer
+from replay.sources.tracefs_lexer import Block, WholeLines
 from replay.sources.tracefs_owners import Owners
 from replay.sources.word_pages import WordFold, WordLine
 
@@ -98,15 +99,6 @@ class LiveCalls(AloneCalls):
         self._meet(task)
         call = Syscall(task.tid, "execve", "", line, BOTH, ret=0, enter_ns=task.time_ns, file=self.file)
         self.emit.write(self.emit.resolver.feed(call))
-
-
-class WholeLines(TracefsLexer):
-    """Blocks of lines that end: a last line without an end may lack digits of its last number, so it is left out."""
-
-    def _rest(self, text: bytes) -> Iterator[bytes]:
-        end = text.rfind(b"\n") + 1
-        yield from super()._rest(text[:end])
-        self.cut = end < len(text)
 
 
 @attrs.define
@@ -226,7 +218,7 @@ class WordWalk(Walk):
     def _count_odd(self, *, last: bool = False) -> None:
         super()._count_odd()
         if last and self.lexer.cut:
-            self.tally.add(self._place(self.fold.line + 1), "last line is cut", "lost")
+            self.tally.add(self._place(self.lexer.line), "last line is cut", "lost")
 
     def _odd(self, text: bytes, line: int) -> None:
         self._count_odd()
@@ -235,6 +227,11 @@ class WordWalk(Walk):
         if self._bad > BAD_LINES_MAX and not self.fold.used:
             what = f"{self._bad} lines of which none is one of {self.dialect.name}, the last one {text[:80]!r}"
             raise TraceSyntaxError(what, where=self._place(line), expected=f"lines as {self.dialect.recorder} prints them")
+
+
+def lexer_of(dialect: Dialect, chunks: Iterable[bytes], tally: Tally, name: str) -> WholeLines:
+    """Return what splits a dialect's text into blocks of lines in order of time; name: of the file, for places."""
+    return WholeLines(chunks) if dialect.ordered else TimeOrder(chunks, tally, name)
 
 
 def refuse_plugin_text(lines: Iterable[bytes], place: str) -> None:
@@ -282,7 +279,7 @@ class WordImport:
 
     def __init__(self, chunks: Iterable[bytes], dialect: Dialect, *, name: str = "trace.txt") -> None:
         self._dialect, self._name, self._tally = dialect, name, Tally()
-        self._lexer = WholeLines(chunks)
+        self._lexer = lexer_of(dialect, chunks, self._tally, name)
         self._blocks = iter(self._lexer)
         self._first = next(self._blocks, None)
         refuse_plugin_text([] if self._first is None else self._first.lines, name)

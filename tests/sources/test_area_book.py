@@ -11,7 +11,7 @@ from replay.analyses.check import check
 from replay.analyses.check_report import CheckReport
 from replay.events import AllocFail, Observe, ObservedArea
 from replay.kvm.profile import parse_facts
-from replay.sources.area_book import FREED_UNSEEN, LATE, UNPLACED
+from replay.sources.area_book import FREED_UNSEEN, UNPLACED
 from replay.sources.bpftrace_lines import BPFTRACE, BPFTRACE_JSON
 from replay.sources.word_walk import WordImport
 
@@ -100,7 +100,7 @@ class TestCalls:
         lines = [*VM, "1100 100 100 guest FORK child=101 thread=1", *other, *create(2004, 0, 0x10)]
         found = imported_lines([*lines, leave(2100, 101)], "bpftrace")
         assert observed(found) == [(ROW,), (ROW,)]
-        assert found.count(LATE) == 0
+        assert found.trailer.total("unknown") == 0
 
     def test_failed(self) -> None:
         """An allocation that failed is an event before its call; what the call had taken by then, and gave back, is nothing."""
@@ -119,10 +119,11 @@ class TestCalls:
         assert found.count(FREED_UNSEEN) == 1
 
     def test_line_of_another_cpu(self) -> None:
-        """An area that is printed behind its call makes the observation doubtful, and is not known as anything else."""
+        """An area that is printed behind its call is of that call, and its frames are its own."""
         late = area(2005, 0x12, *LPAGE)
         found = imported_lines([*VM, *create(2000, 0, 0x10), *late, *create(3000, 1, 0x20)], "bpftrace")
-        assert found.count(LATE) == found.trailer.total("unknown") == 1
+        assert observed(found) == [(ObservedArea(ROW.site, 3, 3, 0, 0),), (ROW,)]
+        assert found.trailer.total("unknown") == 0
 
     def test_no_areas(self) -> None:
         """Without one line of an area nothing is observed."""

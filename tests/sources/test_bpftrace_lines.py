@@ -1,7 +1,7 @@
 """Promises of the reader of bpftrace's lines, those of the recorder that comes with the tool among them."""
 
 import pytest
-from word_texts import imported_lines, imported_words
+from word_texts import imported_lines, imported_words, in_time
 
 from replay.events import (
     DirtyLogClear,
@@ -77,7 +77,7 @@ class TestStructs:
         cmd = ioctls.KVM_SET_USER_MEMORY_REGION2
         lines = [enter(cmd, 4 << 32 | 1 << 16 | 2, 0x3000, 0x2000, 0x7F0000000000, 0x1000, 9), leave(cmd)]
         lines += [enter(cmd, 3, 0x8000, 0x2000, 0x7F0000000000, 0xFFFF, 0xFFFF), leave(cmd)]
-        first, second = imported_lines([*VM, *lines], "bpftrace").events[2:]
+        first, second = imported_lines(in_time([*VM, *lines]), "bpftrace").events[2:]
         assert isinstance(first, MemslotSet)
         assert isinstance(second, MemslotSet)
         assert (first.slot, first.flags, first.guest_memfd, first.guest_memfd_offset, first.region2) == (
@@ -100,7 +100,7 @@ class TestStructs:
             (ioctls.KVM_CREATE_GUEST_MEMFD, (0x4000, 1)),
         ):
             lines += [enter(cmd, *words), leave(cmd)]
-        cap, get, clear, idmap, memfd = imported_lines([*VM, *lines], "bpftrace").events[2:]
+        cap, get, clear, idmap, memfd = imported_lines(in_time([*VM, *lines]), "bpftrace").events[2:]
         assert isinstance(cap, VmEnableCap)
         assert (cap.cap, cap.flags, cap.args) == (0x79, 0, (0x18, 1, 0, 0))
         assert isinstance(get, DirtyLogGet)
@@ -132,7 +132,7 @@ class TestStructs:
     def test_entry_of_another_call(self) -> None:
         """A call that never returned does not lend its arguments to the next one."""
         lines = [enter(ioctls.KVM_SET_USER_MEMORY_REGION, 5, 0x9000000, 0x1000), leave(ioctls.KVM_CREATE_VCPU, 7)]
-        result = imported_lines([*VM, *lines], "bpftrace")
+        result = imported_lines(in_time([*VM, *lines]), "bpftrace")
         slot, vcpu = result.events[-2:]
         assert isinstance(slot, MemslotSet)
         assert (slot.slot, slot.ret, vcpu.KIND) == (5, None, "vcpu.create")
@@ -152,7 +152,7 @@ class TestLives:
     def test_exit(self) -> None:
         """A process that exits, or is killed, takes its VM along; a thread does not."""
         lines = ["1500 100 100 guest FORK child=101 thread=1", "1600 100 101 guest EXIT code=0"]
-        assert imported_lines([*VM, *lines], "bpftrace").kinds()[-1] == "memslot.set"
+        assert imported_lines(in_time([*VM, *lines]), "bpftrace").kinds()[-1] == "memslot.set"
         last = imported_lines([*VM, *lines, "1700 100 100 guest EXIT code=9"], "bpftrace").events[-1]
         assert isinstance(last, VmDestroy)
         assert (last.reason, last.foreign_mm) == ("killed", True)
@@ -165,7 +165,7 @@ class TestLives:
             leave(ioctls.KVM_SET_USER_MEMORY_REGION, -5).replace("100 100", "200 200"),
         ]
         lines += ["1700 200 200 guest EXIT code=0"]
-        events = imported_lines([*VM, *lines], "bpftrace").events
+        events = imported_lines(in_time([*VM, *lines]), "bpftrace").events
         refused, gone = events[-2:]
         assert isinstance(refused, MemslotSet)
         assert (refused.foreign_mm, refused.ret) == (True, -5)
@@ -184,7 +184,7 @@ class TestLives:
             "1500 100 100 guest EXIT code=0",
             "1600 100 100 guest ZAP gfn=1 role=3704",
         ]
-        result = imported_lines([*VM, *lines], "bpftrace")
+        result = imported_lines(in_time([*VM, *lines]), "bpftrace")
         assert [event.KIND for event in result.events][-2:] == ["shadow_page.unaccount", "vm.destroy"]
         assert result.count(AFTER_END) == 0
 
@@ -196,7 +196,7 @@ class TestLives:
             "1550 100 100 other CLOSE fd=3",
             "1600 100 100 guest ZAP gfn=1 role=3704",
         ]
-        result = imported_lines([*VM, *lines], "bpftrace")
+        result = imported_lines(in_time([*VM, *lines]), "bpftrace")
         assert result.count(AFTER_END) == 1
         assert result.trailer.total("lost") + result.trailer.total("unknown") == 0
 
@@ -218,7 +218,7 @@ class TestLives:
 
     def test_fd_number_used_again(self) -> None:
         """Without lines of closes a VM fd that is made again is another VM, and the first one's end is inferred."""
-        events = imported_lines([*VM, VM[0]], "bpftrace").events
+        events = imported_lines(in_time([*VM, VM[0]]), "bpftrace").events
         assert [event.KIND for event in events][2:] == ["vm.destroy", "vm.create"]
         assert events[2].inferred
         assert isinstance(events[3], VmCreate)

@@ -1,11 +1,12 @@
 """Promises of the reader of what probes on KVM's functions print: KVMGT's notifiers and the gfns that it tracks."""
 
 import pytest
-from word_texts import imported_lines
+from word_texts import imported_lines, in_time
 
 from replay.events import NotifierRegister, NotifierUnregister, WriteTrackAdd, WriteTrackRemove
 from replay.sources.bpftrace_lines import fact
 from replay.sources.dialects import KernelCall
+from replay.sources.kernel_users import OWN
 
 KVM = "ffff888012340000"
 NODE = "ffff888056780010"
@@ -85,13 +86,33 @@ class TestNotifiers:
         """Pointers tell VMs of one process apart, and nodes get numbers in their order."""
         other = [line.replace(KVM, "ffff99").replace("ret=4", "ret=9") for line in VM]
         lines = [*VM, *other, REGISTER.replace(KVM, "ffff99"), REGISTER.replace(NODE, "abc")]
-        events = [event for event in imported_lines(lines, "bpftrace").events if isinstance(event, NotifierRegister)]
+        events = [event for event in imported_lines(in_time(lines), "bpftrace").events if isinstance(event, NotifierRegister)]
         assert [(event.vm, event.node) for event in events] == [(1, 0), (0, 1)]
+
+    @pytest.mark.parametrize("first", [0, 2])
+    def test_own_notifier(self, first: int) -> None:
+        """Before 6.6 KVM registers one of its own on every VM, and takes it back when the VM goes: it is counted only."""
+        own = KVM[:-4] + "92e8"
+        lines = [
+            VM[0],
+            REGISTER.replace(NODE, own).replace("101", "100").removesuffix(" ret=0"),
+            VM[1],
+            REGISTER.removesuffix(" ret=0"),
+            UNREGISTER,
+            CLOSE,
+            UNREGISTER.replace(NODE, own),
+        ]
+        lines = lines[:1] * (first == 0) + lines[first or 1 :]  # also when its registration was not recorded
+        result = imported_lines(in_time(lines), "bpftrace")
+        kinds = ["vm.create", "notifier.register", "notifier.unregister", "vm.destroy"]
+        assert [event.KIND for event in result.events] == kinds
+        assert result.count(OWN) == (2 if first == 0 else 1)
+        assert result.trailer.total("unknown") == 0
 
     def test_pointer_used_again(self) -> None:
         """A pointer means the VM that it was given to last."""
         lines = [*VM, CLOSE, *VM, REGISTER]
-        events = [event for event in imported_lines(lines, "bpftrace").events if isinstance(event, NotifierRegister)]
+        events = [event for event in imported_lines(in_time(lines), "bpftrace").events if isinstance(event, NotifierRegister)]
         assert [event.vm for event in events] == [1]
 
     def test_unknown_pointer(self) -> None:
@@ -105,7 +126,7 @@ class TestNotifiers:
     def test_failed_creation(self) -> None:
         """A VM that is not made after all gets no pointer."""
         lines = [VM[0], VM[1].replace("ret=4", "ret=-12"), VM[1], tracked("WTADD", 1)]
-        result = imported_lines(lines, "bpftrace")
+        result = imported_lines(in_time(lines), "bpftrace")
         assert [event.KIND for event in result.events] == ["vm.create"]
         assert result.count("kvm_write_track_add_gfn() on a VM that is not known") == 1
 
@@ -118,7 +139,7 @@ class TestTracking:
         page = "1200 100 100 guest GETPAGE gfn=7 role=3704 created=1"
         run = "1150 100 100 guest RUN fd=5"
         lines = [*VM, REGISTER, tracked("WTADD", 1), tracked("WTADD", 2, -22), run, page, tracked("WTREMOVE", 1)]
-        events = imported_lines(lines, "bpftrace").events
+        events = imported_lines(in_time(lines), "bpftrace").events
         kinds = [event.KIND for event in events][2:]
         hot = ["write_track.add", "write_track.add", "shadow_root.alloc", "shadow_page.account", "write_track.remove"]
         assert kinds == hot

@@ -30,6 +30,11 @@ def _fields(page: Page, form: str) -> str:
     return f"mmu_valid_gen = 0, gfn = {page.gfn}, role = {role_word(page)}, root_count = 0, unsync = 0{tail}"
 
 
+def in_time(lines: Iterable[str], start_ns: int = 1000) -> list[str]:
+    """Return bpftrace lines with times of their own, in the order in which they stand."""
+    return [f"{start_ns + 10 * place} {line.partition(' ')[2]}" for place, line in enumerate(lines)]
+
+
 def _event(page: Page) -> str:
     return "kvm_mmu_get_page" if page.made else "kvm_mmu_prepare_zap_page"
 
