@@ -159,6 +159,8 @@ class Comparison:
             raise EmptyError("the recording has no events", expected="at least one", advice=advice)
         for pair in self._pairs:
             pair.finish()
+        if not self._census.vms:
+            self._doubts.nothing_recorded()
         draft = CompareReport(
             title=self._stream.header.title,
             events=self._census.events,

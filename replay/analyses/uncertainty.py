@@ -117,6 +117,10 @@ class Doubts:
         for what, advice in _order_doubts(group):
             self.add(what, group.vm, group.events[0], advice)
 
+    def nothing_recorded(self) -> None:
+        """Note that there is no VM: that lanes agree about nothing would be taken for an answer, in a CI job most of all."""
+        self.add("no VM is in the recording: nothing was compared", None, -1, "check that it is the VMM that was recorded")
+
     def run(self, step: RunStep) -> None:
         """Take one run."""
         for index, outcome in enumerate(step.outcomes):

@@ -37,6 +37,16 @@ def doubts_of(events: Sequence[Event], *, trailer: Trailer | None = None, record
     return found
 
 
+class TestNothing:
+    """A recording of some other program."""
+
+    def test_no_vm(self) -> None:
+        """Without a VM nothing was compared, whatever else is in it; that is no "same"."""
+        (doubt,) = doubts_of([Mark(text="recording ends")])
+        assert doubt.what == "no VM is in the recording: nothing was compared"
+        assert doubts_of([CREATE]) == []
+
+
 class TestDoubtful:
     """Each kind of doubt turns the verdict."""
 
