@@ -41,7 +41,7 @@ SOURCES: Final = (
         "bpftrace",
         ("bpftrace",),
         "bpftrace: calls with their structs, shadow pages with their role words, one clock",
-        "notifiers unless KVM's functions can be probed, fds that travel through sockets; a printed event costs its thread 25 us",
+        "fds that travel through sockets, notifiers where KVM can not be probed; a printed event costs its thread 25 us",
     ),
     Source(
         "strace+tracefs",

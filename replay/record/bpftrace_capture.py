@@ -9,10 +9,20 @@ import attrs
 
 from replay.errors import CaptureError
 from replay.header import Tool
-from replay.record.captures import SETTLE_SECONDS, START_SECONDS, STOP_SECONDS, Capture, Tick, tracer_loss
+from replay.record.captures import SETTLE_SECONDS, Capture, Tick, tracer_loss
+from replay.record.processes import sleeps
 from replay.record.scripts import BPFTRACE_PROGRAM, bpftrace_program, quoted, stacks_can_be_had
 from replay.stream import Stream
 
+START_SECONDS: Final = 120
+"""How long bpftrace may take to compile and attach: one to three seconds, on a machine that is busy thirty times as long."""
+IDLE_LOOKS: Final = 4
+"""How often in a row, 50 ms apart, bpftrace has to wait for something: then its buffers are empty."""
+DRAIN_SECONDS: Final = 30
+"""How long after the end of the command bpftrace may still print; a process that is only watched goes on making lines."""
+DETACH_SECONDS: Final = 60
+"""How long bpftrace may take to end when it is asked to: each probe waits for every CPU."""
+UNPRINTED: Final = "what bpftrace had not yet printed when the recording was ended"
 STACKS_BUFFER_PAGES: Final = 2048
 """Pages of each CPU's buffer (8 MiB) with stacks: a thread that does only memslot calls fills bpftrace's usual 64 in ms."""
 
@@ -24,7 +34,9 @@ class BpftraceCapture(Capture):
     tracer: int = 0
     sees_notifiers: bool = False
     sees_areas: bool = False
-    _asked: bool = False
+    _asked_at: float | None = None
+    _idle: int = 0
+    _undrained: bool = False
 
     TEXT = "bpftrace.txt"
     ERRORS = "bpftrace.err"
@@ -64,6 +76,14 @@ class BpftraceCapture(Capture):
         program = str(self.job.folder / BPFTRACE_PROGRAM)
         return ["bpftrace", "-B", "line", program, target, "0" if self.job.pid is None else "1"]
 
+    def notes(self) -> list[str]:
+        """Say whether KVM's functions are probed, and whether stacks are there when they were asked for."""
+        probed = "KVM's functions are probed: notifiers and gfns of external users are seen"
+        found = [probed if self.sees_notifiers else "KVM's functions can not be probed here: notifiers are not seen"]
+        if self.job.stacks and not self.sees_areas:
+            found.append("no stacks: this kernel has no tracepoint of vmalloc areas (Linux 6.2)")
+        return found
+
     def launch(self) -> None:
         """Let the command run."""
         self.release()
@@ -89,14 +109,23 @@ class BpftraceCapture(Capture):
         return {self.tracer: "bpftrace"}
 
     def cut(self) -> list[str]:
-        """Notice a bpftrace that was killed while the last events were waited for."""
+        """Notice a bpftrace that did not get to print all: killed, or busy for too long after the end of the command."""
         status = self.children.ended.get(self.tracer, 0)
-        return [tracer_loss("bpftrace", status)] if os.WIFSIGNALED(status) else []
+        killed = [tracer_loss("bpftrace", status)] if os.WIFSIGNALED(status) else []
+        return killed + [UNPRINTED] * self._undrained
 
     def stop(self) -> None:
-        """Interrupt bpftrace when the last events are through: it empties its buffers."""
-        if self.over_for(SETTLE_SECONDS) and not self._asked:
-            self._asked = True
+        """Interrupt bpftrace when it has printed what its buffers hold: from the signal on it throws away what it finds there.
+
+        Source: bpftrace src/bpftrace.cpp perf_event_printer().
+        """
+        if self._asked_at is not None:
+            if time.monotonic() - self._asked_at > DETACH_SECONDS:
+                self.children.send(self.tracer, signal.SIGKILL)
+            return
+        self._idle = self._idle + 1 if sleeps(self.tracer) else 0
+        drained = self._idle >= IDLE_LOOKS and self.over_for(SETTLE_SECONDS)
+        if drained or self.over_for(SETTLE_SECONDS if self.job.pid else DRAIN_SECONDS):
+            self._asked_at = time.monotonic()
+            self._undrained = not drained and self.job.pid is None
             self.children.send(self.tracer, signal.SIGINT)
-        if self.over_for(STOP_SECONDS):
-            self.children.send(self.tracer, signal.SIGKILL)

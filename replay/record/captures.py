@@ -6,6 +6,7 @@ recorder is killed, so nothing that was printed is lost.
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,6 @@ from replay.record.processes import Children, exit_words
 from replay.record.tail import Tail
 from replay.stream import Stream
 
-START_SECONDS: Final = 60
-"""How long a tool may take to begin; bpftrace compiles and attaches in one to three seconds."""
 STOP_SECONDS: Final = 10
 SETTLE_SECONDS: Final = 0.3
 """How long after the end of the command the kernel's last events are waited for."""
@@ -42,7 +41,7 @@ class Job:
 
 
 @attrs.define
-class Capture:
+class Capture(ABC):
     """One source at work. root: the process whose end is the command's, None when it was there before."""
 
     job: Job
@@ -53,28 +52,35 @@ class Capture:
     hold: int | None = None
     stopped_at: float | None = None
 
+    @abstractmethod
     def prepare(self) -> None:
         """Start what has to run before the command. Raises CaptureError; `close` then removes what was started."""
 
+    @abstractmethod
     def launch(self) -> None:
         """Let the command run."""
 
+    @abstractmethod
     def tools(self) -> tuple[Tool, ...]:
         """List the tools that take part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Return the names and formats of the texts, in the order of the header's sources."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, tick: Tick) -> Stream:
         """Return what the texts say, read as they grow."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tracers(self) -> dict[int, str]:
         """Return the processes whose end is the end of a text, with their names."""
-        raise NotImplementedError
 
+    def notes(self) -> list[str]:
+        """Say what it sees, or does not, that depends on the machine; known when the tools have started."""
+        return []
+
+    @abstractmethod
     def stop(self) -> None:
         """Let the tools end in good order; called again and again once the command is over."""
 
@@ -87,7 +93,10 @@ class Capture:
         return []
 
     def close(self) -> None:
-        """Switch off and remove all that was made outside of the folder."""
+        """Switch off and remove all that was made outside of the folder; a command that still waits never runs."""
+        if self.hold is not None:
+            os.close(self.hold)
+            self.hold = None
 
     def hold_command(self) -> None:
         """Start the command's process, which waits; so its number is known before it runs."""

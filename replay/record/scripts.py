@@ -15,7 +15,7 @@ STRACE_CALLS: Final = (
 BPFTRACE_PROGRAM: Final = "kvmtrace.bt"
 STACKS_PROGRAM: Final = "stacks.bt"
 STACKS_EVENT: Final = "vmalloc/alloc_vmap_area"
-"""Tracepoint of Linux 6.1 and later. Source: include/trace/events/vmalloc.h."""
+"""Tracepoint of Linux 6.2 and later. Source: include/trace/events/vmalloc.h."""
 
 
 def strace_words(output: str, *, program: str = "strace", seccomp: bool, pid: int | None = None) -> list[str]:

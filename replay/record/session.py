@@ -26,6 +26,7 @@ LINGER_SECONDS: Final = 0.25
 """How often it is looked whether the command left processes behind."""
 GRACE_SECONDS: Final = 10
 """How long a command may take to end after it was asked to."""
+NOTHING: Final = "no KVM call was seen: is it the VMM that was recorded? Nothing can be compared"
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -75,6 +76,7 @@ class Session:
     _flushed_events: int = 0
     _looked: float = 0.0
     _over: bool = False
+    _saw: bool = False
     _lost: list[str] = attrs.field(factory=list)
     _cut: list[str] = attrs.field(factory=list)
     _watched: int | None = None
@@ -88,15 +90,14 @@ class Session:
                 self._watched = os.pidfd_open(self.capture.job.pid)
             self.capture.launch()
             stream = self.capture.stream(self.tick)
-            empty = ""
             try:
-                for item in stream.items():
-                    self.writer.write(item)
-            except EmptyError as error:  # a run that asks nothing of KVM is recorded as one
-                empty = str(error)
+                with suppress(EmptyError):  # a run that asks nothing of KVM is recorded as one
+                    for item in stream.items():
+                        self._saw = self._saw or not isinstance(item, (Lost, Mark))
+                        self.writer.write(item)
             except SourceError as error:  # what was understood before is kept
                 self._cut.append(str(error))
-            return self._finish(stream.trailer(), (*stream.warnings(), *([empty] if empty else [])))
+            return self._finish(stream.trailer(), (*stream.warnings(), *([] if self._saw else [NOTHING])))
         finally:
             self.capture.close()
             self.children.kill_all()
@@ -237,7 +238,4 @@ def prepared(names: Sequence[str], make: Callable[[str], Capture], say: Callable
 
 def _undo(capture: Capture) -> None:
     capture.close()
-    if capture.hold is not None:
-        os.close(capture.hold)
-        capture.hold = None
     capture.children.kill_all()

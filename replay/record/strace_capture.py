@@ -9,7 +9,7 @@ import attrs
 
 from replay.errors import CaptureError
 from replay.header import Tool
-from replay.record.captures import START_SECONDS, STOP_SECONDS, Capture, Tick, tracer_loss
+from replay.record.captures import STOP_SECONDS, Capture, Tick, tracer_loss
 from replay.record.processes import made_by, threads_of
 from replay.record.scripts import quoted, strace_words
 from replay.sources.files import Input
@@ -18,6 +18,8 @@ from replay.stream import Stream
 if TYPE_CHECKING:
     from replay.sources.strace_growing import GrowingStrace
 
+ATTACH_SECONDS: Final = 60
+"""How long strace may take to attach to a process."""
 _KEEP_DEAD: Final = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
@@ -44,7 +46,7 @@ class StraceCapture(Capture):
             return
         self.attached = threads_of(self.job.pid)
         self.tracer = self.started(words, self.TEXT, errors=self.ERRORS)
-        until = time.monotonic() + START_SECONDS
+        until = time.monotonic() + ATTACH_SECONDS
         while " attached" not in self.said(self.ERRORS):
             self.children.reap()
             if self.tracer in self.children.ended or time.monotonic() > until:

@@ -8,13 +8,16 @@ import attrs
 
 from replay.errors import CaptureError
 from replay.header import Counter, Tool
-from replay.record.captures import SETTLE_SECONDS, STOP_SECONDS, Tick, tracer_loss
+from replay.record.captures import SETTLE_SECONDS, Tick, tracer_loss
 from replay.record.processes import sleeps
 from replay.record.strace_capture import StraceCapture
 from replay.record.tracefs import WATCHDOG, Instance, mount_point, remove_stale
 from replay.sources.files import Input
 from replay.stream import Stream
 
+DRAIN_SECONDS: Final = 30
+"""How long the reader of an instance may go on after the end of the command."""
+UNREAD: Final = "events in the ring buffers when the recording was ended"
 IDLE_LOOKS: Final = 3
 """How often in a row, 50 ms apart, the reader of an instance has to have nothing to do."""
 
@@ -28,6 +31,7 @@ class TracefsCapture(StraceCapture):
     reader: int = 0
     _asked: bool = False
     _idle: int = 0
+    _unread: int = 0
     _watched: int | None = None
     _stats: list[tuple[int, dict[str, int]]] = attrs.field(factory=list)
 
@@ -96,7 +100,8 @@ class TracefsCapture(StraceCapture):
         self.instance.stop()
         unread = sum(stats.get("entries", 0) for _, stats in self.instance.stats())
         self._idle = self._idle + 1 if not unread and sleeps(self.reader) else 0
-        if self._idle >= IDLE_LOOKS or self.over_for(STOP_SECONDS):
+        if self._idle >= IDLE_LOOKS or self.over_for(DRAIN_SECONDS):
+            self._unread = unread
             self.children.send(self.reader, signal.SIGKILL)
 
     def cut(self) -> list[str]:
@@ -112,10 +117,13 @@ class TracefsCapture(StraceCapture):
             count = sum(stats.get(name, 0) for name in ("overrun", "commit overrun", "dropped events"))
             if count:
                 found.append(Counter(kind=f"ring buffer of CPU {cpu} overran", count=count, first=self.PIPE, severity="lost"))
+        if self._unread:
+            found.append(Counter(kind=UNREAD, count=self._unread, first=self.PIPE, severity="lost"))
         return found
 
     def close(self) -> None:
         """Remove the instance."""
+        super().close()
         if self.instance is not None:
             self._stats = list(self.instance.stats())
             self.instance.stop()

@@ -1,7 +1,8 @@
 """A VMM in few lines, to be recorded: memslots come, move and go, and a guest makes the shadow MMU track its page tables.
 
 Usage: python small_vmm.py ROUNDS PAGES. ROUNDS: how often a slot is made, re-flagged, moved and deleted. PAGES: how many
-page-table pages the guest uses and floods with writes; 0 runs no guest. Prints what it asked, for the test to compare.
+page-table pages the guest uses and floods with writes; 0 runs no guest, -1 one whose KVM_RUN never returns. Prints what it asked,
+for the test to compare.
 Needs nothing but Python and /dev/kvm; where two-dimensional paging is on no page is shadowed.
 """
 
@@ -36,8 +37,9 @@ def region(vm: int, slot: int, gpa: int, size: int, address: int, flags: int = 0
 
 
 def quick(times: list[float], things: int) -> float:
-    """Return the us that one of some things takes when nobody disturbs: the shortest of all steps tells."""
-    return min((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0) * 1e6 / things
+    """Return the us that one of some things takes when nobody disturbs: a tenth of all steps are quicker, some oddly so."""
+    steps = sorted(later - sooner for sooner, later in itertools.pairwise(times))
+    return steps[len(steps) // 10] * 1e6 / things if steps else 0.0
 
 
 def slots(vm: int, address: int, rounds: int) -> list[float]:
@@ -58,8 +60,9 @@ def segment(selector: int, kind: int, *, long: bool) -> bytes:
 
 
 def guest_registers(rounds: int) -> bytes:
-    """Return kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8..r15 rip rflags."""
-    words = [0, 0, L3_GPA, 256, TABLES_GPA, rounds, 0x7000, STEP - 1, 6, *[0] * 7, CODE_GPA, 0x3002]
+    """Return kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8..r15 rip rflags; rbp: the bits of a round that are 0 when it tells."""
+    rounds, told = (1 << 62, (1 << 62) - 1) if rounds < 0 else (rounds, STEP - 1)
+    words = [0, 0, L3_GPA, 256, TABLES_GPA, rounds, 0x7000, told, 6, *[0] * 7, CODE_GPA, 0x3002]
     return struct.pack("<18Q", *words)
 
 

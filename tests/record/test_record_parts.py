@@ -51,6 +51,13 @@ class TestKernelProbes:
         assert "ret" not in program.partition("REGISTER")[2].partition("}")[0]
         assert fact(b"REGISTER kvm=1 node=2") is not None
 
+    def test_names_that_hold_others(self) -> None:
+        """A function whose name only ends like one of them is none."""
+        inner = "kfunc:kvm:__kvm_write_track_add_gfn\n    struct kvm * kvm\n    gfn_t gfn\n"
+        assert chosen(inner) == ""
+        whole = inner + "kfunc:kvm:kvm_write_track_add_gfn\n    struct kvm * kvm\n    gfn_t gfn\n    int retval\n"
+        assert chosen(whole).count("WTADD") == 1
+
     def test_nothing_listed(self) -> None:
         """A bpftrace that lists nothing gives no probes."""
         assert chosen("") == chosen("tracepoint:kvm:kvm_exit\n") == ""

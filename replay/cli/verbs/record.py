@@ -39,7 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stacks",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="with bpftrace, on Linux 6.1 and later: KVM's vmalloc areas with the stacks of who takes them, for check",
+        help="with bpftrace, on Linux 6.2 and later: KVM's vmalloc areas with the stacks of who takes them, for check",
     )
     parser.add_argument("--keep-traces", action="store_true", help="keep the tools' texts in OUT.traces")
     parser.add_argument("--print-script", action="store_true", help="print what the source runs, for a machine without Python")
@@ -141,7 +141,7 @@ def _record(
     try:
         names = [source.name for source in sources]
         name, capture = prepared(names, lambda name: capture_of(name, job, machine, children), console.warn)
-        _say_source(next(source for source in sources if source.name == name), console)
+        _say_source(next(source for source in sources if source.name == name), capture, console)
         outcome = _write(args, console, output, capture, job)
         done = True
     finally:
@@ -182,9 +182,13 @@ def _header(args: argparse.Namespace, capture: "Capture", job: "Job") -> "Header
     return replace_machine(header, **parse_machine(args.machine)) if args.machine else header
 
 
-def _say_source(source: "Source", console: Console) -> None:
+def _say_source(source: "Source", capture: "Capture", console: Console) -> None:
     console.note(f"recording by {source.words}")
     console.note(f"it can not see: {source.blind}")
+    for note in capture.notes():
+        console.note(note)
+    if capture.job.stacks and source.name != "bpftrace":
+        console.warn(f"--stacks: {source.name} sees no allocations, only bpftrace does")
 
 
 def _say_outcome(outcome: "Outcome", output: str, console: Console) -> None:
