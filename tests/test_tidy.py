@@ -109,6 +109,12 @@ class TestProject:
         complaints = [texts.unlisted_files(folder, FILES, PAGES[f"{folder}/README.md"]) for folder in folders]
         assert [complaint for found in complaints for complaint in found] == []
 
+    def test_source_package_is_whole(self) -> None:
+        """All that lies in the project's folder is in its source package, by names that hold there and not anywhere below."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+        assert {f"/{path.partition('/')[0]}" for path in FILES} - {"/.gitignore"} == {*included}
+
     def test_version_is_one(self) -> None:
         """The version constant is the one of the package."""
         assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION

@@ -1,4 +1,4 @@
-"""Show how far a long job is, on one line that rewrites itself; the only place of the project that looks at the clock.
+"""Show how far a long job is, on one line that rewrites itself.
 
 rich draws it, and is imported when the first line is due: a job that ends before that never pays for it.
 """
