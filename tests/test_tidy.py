@@ -110,10 +110,13 @@ class TestProject:
         assert [complaint for found in complaints for complaint in found] == []
 
     def test_source_package_is_whole(self) -> None:
-        """All that lies in the project's folder is in its source package, by names that hold there and not anywhere below."""
+        """Every folder of the project is in its source package, by names that hold at its root and not anywhere below."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-        assert {f"/{path.partition('/')[0]}" for path in FILES} - {"/.gitignore"} == {*included}
+        folders = {path.partition("/")[0] for path in FILES if "/" in path and path.endswith((*TEXT_SUFFIXES, "/run"))}
+        assert {"replay", "tests", ".ci"} <= folders
+        assert {f"/{folder}" for folder in folders} <= {*included}
+        assert all(name.startswith("/") and (ROOT / name[1:]).exists() for name in included)
 
     def test_version_is_one(self) -> None:
         """The version constant is the one of the package."""
