@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from replay.kvm.bulk_rows import Rows
-from replay.kvm.cells import counts_at, most_between, places_of
+from replay.kvm.cells import most_between, parts_of, places_of
 from replay.kvm.fold import fold_run
 from replay.kvm.layout import LIVE, Layout
 from replay.kvm.leaves import LEAF_SHIFT, Table
@@ -91,7 +91,7 @@ def most_of_pairs(rows: Rows, layout: Layout, table: Table, pairs: Any) -> int |
     places = layout.edges.searchsorted(keys, "right")
     if not len(at) or int(layout.state.take(places).max()) != LIVE:
         return None
-    return int(counts_at(table, places_of(table, layout.bias.take(places), keys)[1]).max())
+    return int(places_of(table, layout.bias.take(places), parts_of(keys)).counts().max())
 
 
 def below_limit(most: int | None, left: Any) -> bool:

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import attrs
 
-from replay.kvm.layout import GFN_BITS
+from replay.kvm.cells import unsigned
+from replay.kvm.layout import GFN_BITS, Layout
 from replay.kvm.machine import Machine
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, reads_all_address_spaces
@@ -24,6 +25,9 @@ LEVEL_ONE: Final = 2
 _LEVEL_TWO: Final = 2
 _KEY_BITS: Final = 63
 _FEW_GFN_BITS: Final = 32
+_HALF_BYTE: Final = 128
+_BYTE_VMS: Final = 32
+"""VMs of lower numbers can be told apart in a byte beside a kind."""
 _TAILS: Final[dict[Any, Any]] = {}
 
 
@@ -32,7 +36,7 @@ def as_array(column: Sequence[Any], length: int) -> Any:
     import numpy as np
 
     if isinstance(column, memoryview):
-        return np.frombuffer(column, dtype=f"u{column.itemsize}")
+        return np.frombuffer(column, unsigned(column.itemsize))
     if isinstance(column, Constant):
         return np.full(length, column.number, np.uint64)
     return np.array(column, np.uint64)
@@ -56,12 +60,26 @@ def tally(column: memoryview) -> dict[int, int]:
     if high == low + 1:  # as in all that is shadow pages: two numbers are counted in a fifth of the time
         most = int(np.count_nonzero(rows == high))
         return {low: len(rows) - most, high: most}
-    counts = np.bincount(rows)
-    numbers = counts.nonzero()[0]
-    return dict(zip(numbers.tolist(), counts[numbers].tolist(), strict=True))
+    counts = np.bincount(rows - np.uint8(low)).tolist()
+    return {number: count for number, count in enumerate(counts, low) if count}
 
 
 tally_long_by(tally)  # this module is imported by those who have numpy
+
+
+@attrs.define(eq=False)
+class Known:
+    """What is kept of the VMs that the last run named, for the next one. numbers: theirs.
+
+    spaces: all their address spaces; places: by VM and as_id, the number of a space; None before somebody asked.
+    layout: of these spaces, or of the one that the run looked into.
+    """
+
+    numbers: tuple[int, ...]
+    vms: list[Vm]
+    spaces: list[tuple[Vm, Memslots]] = attrs.field(factory=list)
+    places: Any = None
+    layout: Layout | None = None
 
 
 @attrs.define(eq=False)
@@ -80,11 +98,13 @@ class Rows:
     high: int
     """The largest gfn."""
     shift: int
+    known: "Known"
     spaces: list[tuple[Vm, Memslots]] = attrs.field(factory=list)
     space: Any = None
     twice: bool = False
     level_ones: bool = False
     """Some rows may be shadow pages of level 1."""
+    _by_vm: list[list[int]] | None = None
 
     def has(self, one: int, other: int) -> bool:
         """Tell whether there are rows of one of two kinds."""
@@ -101,29 +121,62 @@ class Rows:
         up, down = low or (0, 0)
         return of(ADD, 0) + of(ACCOUNT, 0) - up, of(REMOVE, 0) + of(UNACCOUNT, 0) - down
 
+    def numbers(self, left: Any = None) -> Any:
+        """Return the VM of each row. left: of these rows only."""
+        number = as_array(self.run.vm, len(self.run))
+        return number if left is None else number.take(left)
+
+    def by_vm(self, left: Any = None) -> list[list[int]]:
+        """Return for each of the VMs how many rows there are by the low bits of their kind. left: of these rows only."""
+        if left is not None:
+            return self._count_by_vm(left)
+        if self._by_vm is None:
+            self._by_vm = self._count_by_vm(None)
+        return self._by_vm
+
+    def _count_by_vm(self, left: Any) -> list[list[int]]:
+        import numpy as np
+
+        kind = self.kind if left is None else self.kind.take(left)
+        if len(self.vms) == 1:
+            return [np.bincount(kind, minlength=KIND_MASK + 1).tolist()]
+        number, high = self.numbers(left), self.vms[-1].number + 1
+        wide = number if high <= _BYTE_VMS and number.itemsize == 1 else number.astype(np.intp)
+        counts = np.bincount(wide << KIND_BITS | kind, minlength=high << KIND_BITS).tolist()
+        return [counts[vm.number << KIND_BITS :][: KIND_MASK + 1] for vm in self.vms]
+
 
 def rows_of(machine: Machine, run: Run) -> Rows | None:
     """Prepare a run; None for one that the bulk rule does not take. Source: see the module."""
     numbers = run.vms()
-    vms = [machine.vms[number] for number in numbers if number in machine.vms]
+    known: Known | None = machine.layout
+    if known is None or known.numbers != numbers or any(machine.vms.get(vm.number) is not vm for vm in known.vms):
+        vms = [machine.vms[number] for number in numbers if number in machine.vms]
+        if len(vms) < len(numbers):
+            return None
+        machine.layout = known = Known(numbers, vms)
     gfn = as_array(run.gfn, len(run))
     high = int(gfn.max())
-    bits = high.bit_length()
-    if len(vms) < len(numbers) or bits > GFN_BITS:
+    bits, vms = high.bit_length(), known.vms
+    if bits > GFN_BITS:
         return None
-    rows = Rows(run, vms, run.kinds(), _kinds_of(run) & KIND_MASK, gfn, high, bits)
+    rows = Rows(run, vms, run.kinds(), _kinds_of(run) & KIND_MASK, gfn, high, bits, known)
     if rows.has(ADD, REMOVE) and not has_external_api(vms[0]):  # all VMs of a machine are of one policy and profile
         return None
     if rows.has(ACCOUNT, UNACCOUNT) and not (isinstance(run.level, Constant) and run.level.number > 1):
-        level = as_array(run.level, len(run))
-        if int(level.min()) < _LEVEL_TWO:
-            low = level < _LEVEL_TWO
-            if not rows.kinds.keys() <= {ACCOUNT, UNACCOUNT}:
-                low &= rows.kind >= ACCOUNT & KIND_MASK
-            rows.level_ones = True
-            rows.kind = rows.kind | low.view("u1") * LEVEL_ONE
+        _mark_level_one(rows)
     rows.twice = rows.has(QUERY, GUEST_WRITE) and reads_all_address_spaces(vms[0]) and any(vm.nas > 1 for vm in vms)
     return rows if _choose_spaces(rows) else None
+
+
+def _mark_level_one(rows: Rows) -> None:
+    """Give shadow pages of level 1 kinds of their own."""
+    low = as_array(rows.run.level, len(rows.run)) < _LEVEL_TWO
+    if not rows.kinds.keys() <= {ACCOUNT, UNACCOUNT}:
+        low &= rows.kind >= ACCOUNT & KIND_MASK
+    if low.any():
+        rows.level_ones = True
+        rows.kind = rows.kind | low.view("u1") * LEVEL_ONE
 
 
 def _choose_spaces(rows: Rows) -> bool:
@@ -145,33 +198,66 @@ def _choose_spaces(rows: Rows) -> bool:
             return False
         high &= inside
     rows.shift = _FEW_GFN_BITS if rows.shift <= _FEW_GFN_BITS else GFN_BITS
-    table = np.zeros((vms[-1].number + 1, 2), np.int64)
-    for vm in vms:
-        table[vm.number] = len(rows.spaces), len(rows.spaces) + (vm.nas > 1)
-        rows.spaces.extend((vm, space) for space in vm.spaces)
-    table <<= rows.shift
+    known = rows.known
+    if known.places is None:
+        known.places = np.zeros((vms[-1].number + 1, 2), np.int64)
+        for vm in vms:
+            known.places[vm.number] = len(known.spaces), len(known.spaces) + (vm.nas > 1)
+            known.spaces.extend((vm, space) for space in vm.spaces)
+    rows.spaces = known.spaces
     if len(vms) == 1:
-        place: Any = np.intp(vms[0].number << 1)
+        number: Any = np.full(len(run), vms[0].number << 1, np.intp)
     else:
-        place = as_array(run.vm, len(run)).astype(np.intp)
-        place <<= 1
-    rows.space = np.broadcast_to(table.take(place if high is None else place + high), len(run))
+        number = as_array(run.vm, len(run))
+        number = (number if len(known.places) <= _HALF_BYTE and number.itemsize == 1 else number.astype(np.intp)) << 1
+    rows.space = known.places.take(number if high is None else number | high)
+    rows.space <<= rows.shift
     return True
 
 
 @attrs.define(eq=False)
 class Sorted:
-    """The rows of a run, counter by counter, in order within each: number and kind of each, and which counter it is of.
+    """The rows of a run, counter by counter, in order within each.
 
-    keys: space << shift | gfn of each counter; starts, lasts: its first and last row.
+    rows: the sort keys, which tell number and kind of each row; kind: the latter. keys: space << shift | gfn of each counter;
+    lasts: its last row; inner: the rows that are followed by another one of their counter.
     """
 
-    number: Any
+    rows: Any
     kind: Any
-    segment: Any
     keys: Any
-    starts: Any
     lasts: Any
+    inner: Any
+    number_mask: int
+
+    def numbers(self, at: Any) -> Any:
+        """Return which rows of the run some sorted rows are."""
+        return self.rows.take(at) >> KIND_BITS & self.number_mask
+
+    def counters_of(self, at: Any) -> Any:
+        """Return the counters that some sorted rows belong to."""
+        return self.lasts.searchsorted(at)
+
+    def rows_of(self, counters: Any) -> Any:
+        """Return the sorted rows of some counters, at least one, which ascend."""
+        import numpy as np
+
+        ends = self.lasts.take(counters) + 1
+        lengths = ends - self.lasts.take(counters - 1, mode="wrap") - 1
+        if not counters[0]:
+            lengths[0] = ends[0]
+        behind = lengths.cumsum()
+        return np.arange(behind[-1]) + (ends - behind).repeat(lengths)
+
+    def inner_counters(self) -> Any:
+        """Return the counter of each inner row: as many before it are not the last of theirs as there are inner ones."""
+        import numpy as np
+
+        return self.inner - np.arange(len(self.inner))
+
+    def span(self, counter: int) -> tuple[int, int]:
+        """Return the first row of a counter, and the one behind its last."""
+        return int(self.lasts[counter - 1]) + 1 if counter else 0, int(self.lasts[counter]) + 1
 
 
 def key_bits(rows: Rows) -> tuple[int, int]:
@@ -198,7 +284,8 @@ def sort_rows(rows: Rows, left: Any = None) -> Sorted:
     if rows.space is not None:
         key |= rows.space
     key <<= dtype(low)
-    tail = _tail(len(rows.run), dtype) | rows.kind
+    tail = rows.kind.astype(dtype)
+    tail |= _tail(len(rows.run), dtype)
     key |= tail
     if left is not None:
         key = key.take(left)
@@ -206,19 +293,13 @@ def sort_rows(rows: Rows, left: Any = None) -> Sorted:
         key = np.concatenate([key, _second_reads(rows, tail, low)])
     key.sort()
     counter = key >> dtype(low)
-    first = np.empty(len(key), bool)
-    first[0] = True
-    np.not_equal(counter[1:], counter[:-1], out=first[1:])
-    starts = first.nonzero()[0]
-    lasts = np.empty_like(starts)
-    lasts[:-1] = starts[1:]
-    lasts[-1] = len(key)
-    lasts -= 1
-    segment = first.cumsum()
-    segment -= 1
-    number = key >> dtype(KIND_BITS)
-    number &= dtype((1 << (low - KIND_BITS)) - 1)
-    return Sorted(number, key & dtype(KIND_MASK), segment, counter.take(starts).astype(np.int64), starts, lasts)
+    last = np.empty(len(key), bool)
+    last[-1] = True
+    np.not_equal(counter[1:], counter[:-1], out=last[:-1])
+    lasts = last.nonzero()[0]
+    np.logical_not(last, out=last)
+    keys = counter.take(lasts).astype(np.int64)
+    return Sorted(key, key & dtype(KIND_MASK), keys, lasts, last.nonzero()[0], (1 << (low - KIND_BITS)) - 1)
 
 
 def _tail(length: int, dtype: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby, pairwise
 from typing import Final
 
-from replay.kvm.cells import places_of, write_counts
+from replay.kvm.cells import parts_of, places_of
 from replay.kvm.counters import Counters
 from replay.kvm.leaves import LEAF_PAGES, LEAF_SHIFT, Table
 
@@ -120,5 +120,5 @@ def _fill_many(counters: Counters, deltas: bytes, counts: bytes, total: int) -> 
     counters.own()
     counters.cover(int(gfns[-1]))
     table.make_room(int(np.count_nonzero(np.diff(gfns >> LEAF_SHIFT))) + 1)
-    roots, cells = places_of(table, counters.bias, gfns)
-    write_counts(table, roots, cells, gfns, np.frombuffer(counts, f"<u{len(counts) // total}"), np.arange(total))
+    places = places_of(table, counters.bias, parts_of(gfns))
+    places.write(np.frombuffer(counts, f"<u{len(counts) // total}"), np.arange(total))

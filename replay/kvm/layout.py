@@ -17,6 +17,8 @@ GFN_BITS: Final = 40
 """Bits of a gfn that any slot may hold: mmu.h kvm_mmu_max_gfn() [6.1, 6.12], 52 bits of address."""
 LIVE, GAP, NO_COUNTERS, OFF = 0, 1, 2, 3
 """What a place is: a slot that counts, no slot, a slot without a write-track array, one while tracking is not enabled."""
+Columns = tuple[Any, Any, Any]
+"""Edges, biases and states."""
 _NOWHERE: Final = -(1 << 60)
 """Bias of what has no counters: its root is below 0, which stands for entry 0, where nothing is."""
 
@@ -27,6 +29,7 @@ class SpaceLayout:
 
     edges: first gfns of both; bias: what to add to gfn >> 16 for the root of its counter; state: LIVE and so on, as if tracking
     were enabled. counters: of the slots that have an array, roots: theirs; by_slot: of each slot, whether it has one or not.
+    end_gfn: behind the last slot. lists: edges, bias and state as lists.
     """
 
     generation: int
@@ -37,6 +40,8 @@ class SpaceLayout:
     counters: list[Counters]
     roots: list[Roots]
     by_slot: list[Counters]
+    end_gfn: int
+    lists: tuple[list[int], ...]
 
 
 def layout_of(space: Memslots, table: Table) -> SpaceLayout:
@@ -47,31 +52,44 @@ def layout_of(space: Memslots, table: Table) -> SpaceLayout:
             layout.epoch = table.epoch
         if layout.epoch == table.epoch:
             return layout
-    space.layout = layout = _layout_of(space, table)
+    space.layout = layout = _layout_of(space, table, layout)
     return layout
 
 
-def _layout_of(space: Memslots, table: Table) -> SpaceLayout:
+def _layout_of(space: Memslots, table: Table, old: SpaceLayout | None) -> SpaceLayout:
+    """Work a layout out; it is the old one with new names in it where all slots lie as they did, as after a change of flags."""
     import numpy as np
 
     edges, bias, state = list[int](), list[int](), list[int]()
     counters, slots = [], space.by_base()
     for slot in slots:
+        counts = slot.arch.counts
         there = slot.arch.gfn_write_track is not None
         edges += (slot.base_gfn, slot.end_gfn)
-        bias += (slot.arch.counts.bias if there else _NOWHERE, _NOWHERE)
+        bias += (counts.bias if there else _NOWHERE, _NOWHERE)
         state += (LIVE if there else NO_COUNTERS, GAP)
         if there:
-            counters.append(slot.arch.counts)
+            counters.append(counts)
+    lists = (edges, bias, state)
+    now = {
+        "generation": space.generation,
+        "epoch": table.epoch,
+        "counters": counters,
+        "roots": [counts.roots for counts in counters],
+        "by_slot": [slot.arch.counts for slot in slots],
+    }
+    if old is not None and old.lists == lists:
+        for name, value in now.items():
+            setattr(old, name, value)
+        return old
+    columns = np.array(edges, np.int64), np.array(bias, np.int64), np.array(state, np.uint8)
     return SpaceLayout(
-        space.generation,
-        table.epoch,
-        np.array(edges, np.int64),
-        np.array(bias, np.int64),
-        np.array(state, np.uint8),
-        counters,
-        [counts.roots for counts in counters],
-        [slot.arch.counts for slot in slots],
+        edges=columns[0],
+        bias=columns[1],
+        state=columns[2],
+        end_gfn=edges[-1] if edges else 0,
+        lists=lists,
+        **now,  # type: ignore[arg-type]
     )
 
 
@@ -89,26 +107,49 @@ class Layout:
     bias: Any
     state: Any
 
-    def made_of(self, spaces: Sequence[tuple[SpaceLayout, bool]], shift: int) -> bool:
-        """Tell whether it is the layout of these spaces."""
-        return (
-            shift == self.shift
-            and len(spaces) == len(self.spaces)
-            and all(a[0] is b[0] and a[1] == b[1] for a, b in zip(spaces, self.spaces, strict=True))
-        )
+    def places(self, keys: Any) -> Any:
+        """Return the place of each of some keys, which ascend. Cost: by the shorter of keys and places, mostly."""
+        import numpy as np
+
+        if len(self.edges) > len(keys):
+            return self.edges.searchsorted(keys, "right")
+        bounds = keys.searchsorted(self.edges)
+        lengths = np.empty(len(self.state), np.intp)
+        lengths[:-1] = bounds
+        lengths[-1] = len(keys)
+        lengths[1:] -= bounds
+        return np.arange(len(lengths)).repeat(lengths)
 
 
-def joined(spaces: Sequence[tuple[SpaceLayout, bool]], shift: int) -> Layout:
+def joined(spaces: Sequence[tuple[SpaceLayout, bool]], shift: int, old: Layout | None = None) -> Layout:
     """Return the layouts of several spaces as one; each comes with whether tracking is enabled. Source: see the module.
 
-    shift: bits of a gfn, 0 for a single space; what lies beyond them is left out.
+    shift: bits of a gfn, 0 for a single space; what lies beyond them is left out. old: of which the spaces that are the same as
+    these are taken over.
     """
     import numpy as np
 
-    edges, bias, state = [], [np.array([_NOWHERE])], [np.array([GAP], np.uint8)]
-    for number, (layout, enabled) in enumerate(spaces):
-        first = number << shift
-        edges.append(np.minimum(layout.edges, 1 << shift) + first if shift else layout.edges)
-        bias.append(layout.bias - (first >> NODE_SHIFT) if enabled else np.full(len(layout.bias), _NOWHERE))
-        state.append(layout.state if enabled else np.where(layout.state == GAP, np.uint8(GAP), np.uint8(OFF)))
-    return Layout(spaces, shift, np.concatenate(edges), np.concatenate(bias), np.concatenate(state))
+    first, end = 0, len(spaces)
+    head: Columns = np.empty(0, np.int64), np.array([_NOWHERE]), np.array([GAP], np.uint8)
+    tail: Columns = head[0], head[1][:0], head[2][:0]
+    if old is not None and old.shift == shift and len(old.spaces) == len(spaces):
+        same = [a[0] is b[0] and a[1] == b[1] for a, b in zip(spaces, old.spaces, strict=True)]
+        if all(same):
+            return old
+        first, end = same.index(False), len(same) - same[::-1].index(False)
+        low, high = (sum(len(layout.edges) for layout, _enabled in old.spaces[:number]) for number in (first, end))
+        head = old.edges[:low], old.bias[: low + 1], old.state[: low + 1]
+        tail = old.edges[high:], old.bias[high + 1 :], old.state[high + 1 :]
+    pieces = [_piece(*spaces[number], number << shift, shift) for number in range(first, end)]
+    edges, bias, state = map(np.concatenate, zip(head, *pieces, tail, strict=True))
+    return Layout(spaces, shift, edges, bias, state)
+
+
+def _piece(layout: SpaceLayout, enabled: bool, first: int, shift: int) -> Columns:  # as `joined()` has them
+    """Return one space's part of a layout, which begins at `first`."""
+    import numpy as np
+
+    edges = np.minimum(layout.edges, 1 << shift) + first if shift else layout.edges
+    if not enabled:
+        return edges, np.full(len(edges), _NOWHERE), np.where(layout.state == GAP, np.uint8(GAP), np.uint8(OFF))
+    return edges, layout.bias - (first >> NODE_SHIFT), layout.state
