@@ -99,42 +99,45 @@ class Run:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def _once(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return what some look at the columns gives, working it out the first time only."""
-        if name not in self._memo:
-            self._memo[name] = work()
-        return self._memo[name]
-
     def kinds(self) -> dict[int, int]:
         """Return how many rows there are of each hot kind that occurs. Cost: 1 to 3 ns a row, once.
 
         >>> run_of([WriteTrackAdd(vm=0, gfn=Gfn(1)), WriteTrackQuery(vm=0, gfn=Gfn(1))]).kinds()
         {64: 1, 66: 1}
         """
-        found: dict[int, int] = self._once("kinds", lambda: _tally(self.kind))
+        found: dict[int, int] | None = self._memo.get("kinds")
+        if found is None:
+            found = self._memo["kinds"] = _tally(self.kind)
         return found
 
     def vms(self) -> tuple[int, ...]:
         """Return the numbers of the VMs that rows name, in order. Cost: 1 to 10 ns a row, once."""
-        found: tuple[int, ...] = self._once("vms", lambda: tuple(sorted(_distinct(self.vm))))
+        found: tuple[int, ...] | None = self._memo.get("vms")
+        if found is None:
+            found = self._memo["vms"] = tuple(sorted(_distinct(self.vm)))
         return found
 
     def changes(self) -> tuple[int, int]:
         """Return how many rows ask for one write tracking more, and for one less: shadow pages from level 2 on only."""
-        found: tuple[int, int] = self._once("changes", self._changes)
+        found: tuple[int, int] | None = self._memo.get("changes")
+        if found is None:
+            found = self._memo["changes"] = self._changes()
         return found
 
     def _changes(self) -> tuple[int, int]:
-        kinds = self.kinds()
-        up, down = kinds.get(ACCOUNT, 0), kinds.get(UNACCOUNT, 0)
+        of = self.kinds().get
+        up, down = of(ACCOUNT, 0), of(UNACCOUNT, 0)
         if (up or down) and not (isinstance(self.level, Constant) and self.level.number > 1):
-            deep, kind = _bits(self.level, _DEEP), _bytes(self.kind)
-            up, down = ((_bits(kind, _IS[code]) & deep).bit_count() for code in (ACCOUNT, UNACCOUNT))
-        return kinds.get(ADD, 0) + up, kinds.get(REMOVE, 0) + down
+            both = _wide(self.kind, _SHADOW) & _wide(self.level, _DEEP)
+            shadow = both.to_bytes(len(self), "little")
+            up, down = shadow.count(ACCOUNT), shadow.count(UNACCOUNT)
+        return of(ADD, 0) + up, of(REMOVE, 0) + down
 
     def recorded(self) -> tuple[int, dict[int, int]]:
         """Return how many rows have a recorded result, and those that are not 0, by row."""
-        found: tuple[int, dict[int, int]] = self._once("recorded", lambda: _recorded(self.ret))
+        found: tuple[int, dict[int, int]] | None = self._memo.get("recorded")
+        if found is None:
+            found = self._memo["recorded"] = _recorded(self.ret)
         return found
 
     def event_at(self, row: int) -> HotEvent:
@@ -168,12 +171,12 @@ def _bytes(column: Sequence[int]) -> bytes:
     return bytes([column.number]) * len(column) if isinstance(column, Constant) else bytes(column)
 
 
-_DEEP: Final = bytes(level > 1 for level in range(256))
-_IS: Final = {code: bytes(other == code for other in range(256)) for code in HOT_CLASSES}
+_DEEP: Final = bytes(255 if level > 1 else 0 for level in range(256))
+_SHADOW: Final = bytes(kind if kind in (ACCOUNT, UNACCOUNT) else 0 for kind in range(256))
 
 
-def _bits(column: Sequence[int], table: bytes) -> int:
-    """Return a number with one byte a row: 1 where the table says so."""
+def _wide(column: Sequence[int], table: bytes) -> int:
+    """Return a column of numbers below 256, each looked up in a table, as one number with a byte a row."""
     return int.from_bytes(_bytes(column).translate(table), "little")
 
 
@@ -183,7 +186,8 @@ def _tally(column: Sequence[int]) -> dict[int, int]:
         return {column.number: len(column)}
     if isinstance(column, memoryview) and len(column) >= _LONG:
         return _OF_LONG[-1](column)
-    return _tally_bytes(_bytes(column))
+    rest = _bytes(column)
+    return {number: rest.count(number) for number in sorted(set(rest))}
 
 
 def _tally_bytes(rest: bytes | memoryview) -> dict[int, int]:
@@ -195,7 +199,7 @@ def _tally_bytes(rest: bytes | memoryview) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-_LONG: Final = 64
+_LONG: Final = 256
 _OF_LONG: Final[list[Callable[[memoryview], dict[int, int]]]] = [_tally_bytes]
 """How long columns of bytes are tallied; who has numpy puts a faster way there."""
 
@@ -208,9 +212,9 @@ def tally_long_by(way: Callable[[memoryview], dict[int, int]]) -> None:
 def _distinct(column: Sequence[int]) -> Iterable[int]:
     if isinstance(column, Constant):
         return (column.number,)
-    if isinstance(column, memoryview) and column.itemsize == 1:
+    if isinstance(column, memoryview) and column.itemsize == 1 and len(column) >= _LONG:
         return _tally(column)
-    return dict.fromkeys(column)
+    return set(column)
 
 
 def _chosen(column: Sequence[Any], rows: Sequence[int]) -> Sequence[Any]:

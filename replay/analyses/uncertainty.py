@@ -3,6 +3,7 @@
 "Cannot tell" is a verdict of its own: a recording that lacks what the answer needs must not say "no divergence".
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -21,6 +22,8 @@ SHADOW_PAGES: Final = "shadow_pages"
 _RECORDER: Final = "record with the bpftrace recorder, which reads the arguments in the kernel"
 
 
+_LACKING: Final = {NO_SLOT: "write tracking of gfns without a memslot", GONE: "events on a VM that is gone"}
+"""Warnings that say that the recording lacks something."""
 _SURE: Final = frozenset({MemslotSet})
 """Kinds of events that are never a doubt by themselves; nearly all structural ones are of these."""
 
@@ -126,13 +129,17 @@ class Doubts:
         for index, outcome in enumerate(step.outcomes):
             if not outcome.log:
                 continue
-            rows = [(row, reason) for row, reason in outcome.log if reason in {NO_SLOT, GONE}]
-            rows = [(row, reason) for row, reason in rows if self._speaks(index, step.first + row)]
-            for row, reason in rows:
-                what = "write tracking of gfns without a memslot" if reason == NO_SLOT else "events on a VM that is gone"
-                self.add(what, step.run.vm[row], step.first + row, _ORDER)
-            if rows:
-                return  # one lane is enough: the recording is the same for all
+            rows = [(row, reason) for row, reason in outcome.log if reason in _LACKING]
+            if self._lanes[index].horizon is not None:
+                rows = [(row, reason) for row, reason in rows if self._speaks(index, step.first + row)]
+            if not rows:
+                continue
+            vm = step.run.vm
+            found = [(vm[row], reason) for row, reason in rows]
+            first = dict(zip(reversed(found), reversed(rows), strict=True))
+            for (number, reason), count in Counter(found).items():
+                self.add(_LACKING[reason], number, step.first + first[number, reason][0], _ORDER, count)
+            return  # one lane is enough: the recording is the same for all
 
     def finish(self, trailer: Trailer) -> tuple[Uncertainty, ...]:
         """Return all doubts, by first event."""

@@ -6,7 +6,9 @@ so that event is the lane's horizon.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Final
 
 import attrs
@@ -161,15 +163,14 @@ class Lane:
             if number in machine.vms:
                 vm, model = machine.vms[number], lead.machine.vms[number]
                 vm.indirect_shadow_pages, vm.vm_bugged = model.indirect_shadow_pages, model.vm_bugged
-        for _row, reason in outcome.log:
-            machine.log.counts[reason] = machine.log.counts.get(reason, 0) + 1
+        for reason, count in Counter(map(itemgetter(1), outcome.log)).items() if outcome.log else ():
+            machine.log.counts[reason] = machine.log.counts.get(reason, 0) + count
 
     def compare_results(self, run: Run, outcome: RunOutcome, first: int) -> None:
         """Hold the results of a run against the recorded ones. Cost: proportional to results that are not 0."""
         self._last = run, outcome
         known, recorded = run.recorded()
-        kinds = run.kinds()
-        if not known or not any(kind < ACCOUNT for kind in kinds):
+        if not known or not any(kind < ACCOUNT for kind in run.kinds()):
             return
         for row in sorted(recorded.keys() | outcome.rets.keys()):
             said, kind = run.ret[row], run.kind[row]
@@ -188,6 +189,8 @@ class Lane:
 
     def _kept_rows(self, run: Run) -> Sequence[int] | None:
         """Return the rows that this lane replays, None for all of them."""
+        if not self._no_shadow and not self._no_external:
+            return None
         kinds, lost = run.kinds(), dict[int, bool]()
         if self._no_shadow and not (isinstance(run.nested, Constant) and run.nested.number):
             lost |= {kind: True for kind in (ACCOUNT, UNACCOUNT) if kind in kinds}

@@ -9,23 +9,19 @@ Source: replay.kvm.fold for the rule.
 from collections.abc import Sequence
 from typing import Any, Final
 
-import attrs
-
 from replay.kvm.bulk_rows import Rows
 from replay.kvm.cells import most_between, parts_of, places_of
-from replay.kvm.fold import fold_run
+from replay.kvm.fold import fold_rows
 from replay.kvm.layout import LIVE, Layout
 from replay.kvm.leaves import LEAF_SHIFT, Table
 from replay.kvm.machine import Machine
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.run_outcome import RunOutcome
-from replay.runs import COLUMNS, GUEST_WRITE, QUERY, Constant
+from replay.runs import ADD, GUEST_WRITE, QUERY, REMOVE, Constant
 from replay.units import U16_MAX
 
 SCALAR_MOST: Final = 24
 """So many rows that are left are folded by the scalar rule."""
-_FOLDED: Final = ("kind", "vm", "as_id", "gfn", "level")
-"""What a fold looks at."""
 _WORTH: Final = 4
 """Pairs are left out when at least one row in this many is followed by one of the same gfn."""
 _PAGES_A_LEAF: Final = 16
@@ -106,9 +102,9 @@ def fold_left(machine: Machine, rows: Rows, left: Any, first: int) -> RunOutcome
     """
     outcome, numbers = RunOutcome(), left.tolist()
     if numbers:
-        columns: dict[str, Any] = {name: Constant(None, len(numbers)) for name in COLUMNS}
-        columns |= {name: _chosen(getattr(rows.run, name), numbers) for name in _FOLDED}
-        part = fold_run(machine, attrs.evolve(rows.run, tasks=(), **columns), first)
+        run = rows.run
+        columns = [_chosen(column, numbers) for column in (run.kind, run.vm, run.as_id, run.gfn, run.level)]
+        part = fold_rows(machine, columns, first, external=rows.has(ADD, REMOVE))
         outcome.log = [(numbers[row], reason) for row, reason in part.log]
         outcome.rets = {numbers[row]: ret for row, ret in part.rets.items()}
         outcome.tracked_writes = [numbers[row] for row in part.tracked_writes]
@@ -120,4 +116,6 @@ def fold_left(machine: Machine, rows: Rows, left: Any, first: int) -> RunOutcome
 
 
 def _chosen(column: Sequence[int], numbers: Sequence[int]) -> Sequence[int]:
-    return Constant(column.number, len(numbers)) if isinstance(column, Constant) else [column[row] for row in numbers]
+    if isinstance(column, Constant):
+        return (column.number,) * len(numbers)
+    return [column[row] for row in numbers]

@@ -30,16 +30,28 @@ _BULK: Final[list[_Fold]] = []
 def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
     """Apply a run whose first row is event `first`. Raises EventError for a VM that is not there.
 
-    What is usual is done here, on the cells themselves; the rest by the functions that model the kernel's.
-    Cost: half a microsecond a row, and some a memslot.
+    Cost: half a microsecond a row, and some a memslot. Source: see the module.
     """
-    outcome, near = RunOutcome(), Near(machine, run)
+    kinds = run.kinds()
+    columns = (run.kind, run.vm, run.as_id, run.gfn, run.level)
+    outcome = fold_rows(machine, columns, first, external=ADD in kinds or REMOVE in kinds)
+    count_changes(run, outcome)
+    return outcome
+
+
+def fold_rows(machine: Machine, columns: Sequence[Sequence[int]], first: int, *, external: bool) -> RunOutcome:
+    """Apply rows given as the columns kind, vm, as_id, gfn and level; whoever calls counts the changes that they ask for.
+
+    external: there may be rows of external users. What is usual is done here, on the cells themselves; the rest by the functions
+    that model the kernel's. Source: see the module.
+    """
+    outcome, near = RunOutcome(), Near(machine, len(columns[0]), external=external)
     machine.allocator.begin(first)
     machine.log.new = []
     table, driver, most = machine.allocator.counters, machine.allocator.driver_counts, U16_MAX
     cells, nodes, roots = table.cells, table.nodes, table.roots
-    columns = zip(*map(_numbers, (run.kind, run.vm, run.as_id, run.gfn, run.level)), strict=True)
-    for row, (kind, number, as_id, gfn, level) in enumerate(columns):
+    rows = zip(*map(_numbers, columns), strict=True)
+    for row, (kind, number, as_id, gfn, level) in enumerate(rows):
         edges, places = near[number << 8 | as_id]
         place = places[bisect_right(edges, gfn)]
         if place is None:
@@ -80,7 +92,6 @@ def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
             outcome.log.extend((row, reason) for reason in machine.log.new)
             machine.log.new = []
     outcome.taken = machine.allocator.taken
-    count_changes(run, outcome)
     return outcome
 
 

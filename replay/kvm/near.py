@@ -16,7 +16,6 @@ from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, kvm_page_track_write_tracking_enabled, reads_all_address_spaces
 from replay.kvm.vm import Vm
-from replay.runs import ADD, REMOVE, Run
 
 OWN_SPACE: Final = "own"
 BOTH_SPACES: Final = "both"
@@ -29,9 +28,8 @@ Known = tuple[list[int], list[Place | None]]
 
 _NOWHERE: Final[Known] = ([], [None])
 """What is known of an address space of which nothing is known."""
-_SLOTS_A_ROW: Final = 4
-_FEW_SLOTS: Final = 8
-"""All memslots of an address space are looked up at once when they are so few, or the run has so many rows for each."""
+_ROWS_A_SLOT: Final = 4
+"""All memslots of an address space are looked up at once for a run of so many rows a slot."""
 
 
 def _nothing() -> Known:
@@ -71,13 +69,11 @@ class Near(dict[int, Known]):
     Between runs it is kept only where the engine says that one sharer of counters writes for all (`Table.together`).
     """
 
-    def __init__(self, machine: Machine, run: Run) -> None:
+    def __init__(self, machine: Machine, rows: int, *, external: bool) -> None:
+        """rows: how many there are; external: some may be of external users."""
         super().__init__()
-        kinds = run.kinds()
         self._of: dict[int, NearSpace] = {}
-        self._machine = machine
-        self._external = ADD in kinds or REMOVE in kinds
-        self._rows = len(run)
+        self._machine, self._rows, self._external = machine, rows, external
 
     def __missing__(self, key: int) -> Known:
         """Take up what earlier runs left of an address space, if it still holds, or work it out anew."""
@@ -130,9 +126,9 @@ class Near(dict[int, Known]):
 
 
 def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
-    """Return what is to be known of an address space: all of it where it has few slots, which all count, else nothing yet."""
+    """Return what is to be known of an address space: all of it where slots are few and all count, else nothing yet."""
     slots = space.by_base()
-    if len(slots) > _FEW_SLOTS + rows // _SLOTS_A_ROW or any(slot.arch.gfn_write_track is None for slot in slots):
+    if len(slots) * _ROWS_A_SLOT > rows or any(slot.arch.gfn_write_track is None for slot in slots):
         return NearSpace(space.generation, vm.allocator.counters.epoch)
     tracks, reads, gap = _tracks(vm, as_id), _reads(vm), unusual(vm)
     edges, counters = list[int](), list[tuple[Counters, int]]()
