@@ -30,7 +30,7 @@ _BULK: Final[list[_Fold]] = []
 def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
     """Apply a run whose first row is event `first`. Raises EventError for a VM that is not there.
 
-    Cost: half a microsecond a row, and some a memslot. Source: see the module.
+    Cost: half a microsecond a row, and some a memslot.
     """
     kinds = run.kinds()
     columns = (run.kind, run.vm, run.as_id, run.gfn, run.level)
