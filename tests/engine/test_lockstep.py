@@ -88,6 +88,16 @@ class TestParanoid:
         with pytest.raises(InvariantError, match=r"event 6, lane eager: I7"):
             next(steps)
 
+    def test_the_last_event_of_a_run_is_named(self) -> None:
+        """What a run breaks is said at its last event: which row it was is not known."""
+        one = lane()
+        steps = lockstep(iter(items(*STORY)), [one], paranoid=True, first=10)
+        for _ in range(3):
+            next(steps)
+        one.machine.vm(0).nr_memslot_pages = P
+        with pytest.raises(InvariantError, match=r"event 15, lane eager: I10"):
+            next(steps)
+
     def test_a_fallen_flag_is_found(self) -> None:
         """What must never fall is remembered from step to step."""
         one = lane("on-demand", machine("6.12"))

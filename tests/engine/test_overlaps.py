@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
+import attrs
 import pytest
 from lane_samples import slot
 
@@ -11,7 +12,7 @@ from replay.engine import overlaps as module
 from replay.engine.explore import Unit
 from replay.engine.overlaps import EVERY_VM, Held, Overlaps
 from replay.events import AllocFail, Event, Mark, MemoryLimit, Opaque, ShadowPageAccount, Task, VmDestroy
-from replay.runs import Item, items_of
+from replay.runs import COLUMNS, Constant, Item, items_of, run_of
 from replay.units import Gfn
 
 PAGE = ShadowPageAccount(vm=0, gfn=Gfn(1), level=2)
@@ -47,6 +48,19 @@ def keyed(events: Sequence[Event], ahead: int = 8) -> list[tuple[int, Unit]]:
 def shape(found: Sequence[Unit]) -> list[tuple[int, ...]]:
     """Return the numbers of the events of units."""
     return [one.numbers for one in found]
+
+
+class Counted:
+    """A stream that counts how many of its items were asked for."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self._items:
+            self.count += 1
+            yield item
 
 
 class TestUnits:
@@ -152,6 +166,28 @@ class TestStream:
             handed += 1
         assert handed == 100
 
+    def test_default(self) -> None:
+        """Unless said otherwise 128 items at least are read ahead, 255 at most."""
+        calls = [call(1, 10 * n, 10 * n + 5) for n in range(1000)]
+        asked = Counted(calls)
+        held = [asked.count - head.place - 1 for head in Overlaps(asked)][:600]
+        assert (min(held), max(held), held[0]) == (128, 255, 255)
+
+    @pytest.mark.parametrize(("rows", "runs"), [(16384, 4), (16385, 4), (16383, 5), (1 << 16, 1), ((1 << 16) - 1, 2)])
+    def test_rows_are_bounded(self, rows: int, runs: int) -> None:
+        """Of hot events no more than 65,536 are held before no more is read, and all are handed on."""
+        run = run_of([PAGE])
+        columns: dict[str, Any] = {name: Constant(getattr(run, name)[0], rows) for name in COLUMNS}
+        asked = Counted([attrs.evolve(run, **columns)] * 12)
+        heads = [(head.place, head.number, asked.count) for head in Overlaps(asked)]
+        assert heads == [(n, n * rows, min(n + runs, 12)) for n in range(12)]
+
+    def test_items_are_bounded(self) -> None:
+        """However far ahead one wants to read, 4,096 items are the most that are held."""
+        asked = Counted([Mark(text="x")] * 5000)
+        next(iter(Overlaps(asked, 5000)))
+        assert asked.count == 4096
+
     def test_a_unit_is_read_to_its_end(self) -> None:
         """A unit longer than the read-ahead is found whole."""
         found = units([call(n, n * 10, n * 10 + 15) for n in range(100)])
@@ -187,3 +223,24 @@ class TestStream:
         told = [piece.numbers if isinstance(piece, Unit) else piece.number for piece in overlaps.behind(*at)]
         assert told == [2, (3,), (4, 5)]
         assert overlaps.all_read
+
+    @pytest.mark.parametrize("ahead", [4, 8, 16])
+    def test_behind_what_is_open(self, ahead: int) -> None:
+        """While more is to come, of what follows a unit the last quarter of the read-ahead is left out: it may change."""
+        calls = [call(1, 0, 10), call(2, 0, 10), *(call(1, 20 * n, 20 * n + 9) for n in range(1, 200))]
+        overlaps = Overlaps(items_of(calls), ahead)
+        at = overlaps.unit_at(next(iter(overlaps)))
+        assert at is not None
+        assert not overlaps.all_read
+        told = [piece.places for piece in overlaps.behind(*at) if isinstance(piece, Unit)]
+        assert told == [(place,) for place in range(2, 2 * ahead - ahead // 4)]
+
+    def test_behind_one_call(self) -> None:
+        """What follows a unit of one call, which overlaps one past which it is not moved, is told as well."""
+        overlaps = Overlaps(items_of([call(1, 0, 10), PAGE, call(2, 5, 20), call(1, 30, 40)]), 8)
+        found = [(overlaps.unit_at(head), head) for head in overlaps]
+        told = [
+            [piece.places if isinstance(piece, Unit) else piece.place for piece in overlaps.behind(*at)] for at, _ in found if at
+        ]
+        assert [at[1].untried for at, _ in found if at] == [True, True]
+        assert told == [[1, (2,), (3,)], [(3,)]]
