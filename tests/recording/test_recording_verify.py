@@ -56,7 +56,11 @@ class TestSound:
         assert (sound.state, sound.form, sound.checksums) == (SOUND, "jsonl", False)
         assert (sound.pieces, sound.events, sound.size_bytes) == (LINES.count(b"\n"), len(small_events()), len(LINES))
         by_hand = jsonl([Mark(text="a")], hand_written=True).splitlines(keepends=True)[:-1]
-        assert found(b"".join(by_hand) + b"# the end\n").state == SOUND
+        open_end = found(b"".join(by_hand) + b"# the end\n")
+        assert (open_end.state, open_end.pieces) == (SOUND, len(by_hand) + 1)
+        assert open_end.size_bytes == len(b"".join(by_hand)) + 10
+        torn = found(b"".join(LINES.splitlines(keepends=True)[:3]) + b"# the end\n")
+        assert (torn.state, torn.pieces, torn.events) == (TORN, 3, 2)
         behind = found(LINES + b"\n# the end\n")
         assert (behind.state, behind.pieces, behind.size_bytes) == (SOUND, LINES.count(b"\n") + 2, len(LINES) + 11)
 
