@@ -197,6 +197,20 @@ class TestReading:
         path.write_text(BOOT)
         assert list(events_of(open_stream([str(path)]).items())) == events
 
+    @pytest.mark.parametrize(
+        ("title", "line"),
+        [
+            ("a boot, of 2 VMs", "title: a boot, of 2 VMs"),
+            ('"quoted" boot', r'title: "\"quoted\" boot"'),
+            (" a blank before", 'title: " a blank before"'),
+            ("two\nlines", r'title: "two\nlines"'),
+        ],
+    )
+    def test_title(self, title: str, line: str) -> None:
+        """A title stands as it is, and in JSON only where it would be read as something else."""
+        assert list(head_lines(Header(title=title)))[1] == line
+        assert read(f"{FIRST_LINE}\n{line}\nevents:\n")[1].header.title == title
+
     @given(EVENTS, HEADERS, TRAILERS)
     def test_round_trip(self, events: list[Event], header: Header, trailer: Trailer) -> None:
         """Any events, facts of the machine and losses are read back; a second text is the first."""

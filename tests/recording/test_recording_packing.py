@@ -59,6 +59,13 @@ class TestGreedy:
 class TestColumns:
     """What is read of a run is a sequence like any other."""
 
+    @pytest.mark.parametrize("step", [(1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 1])
+    def test_far_apart(self, step: int) -> None:
+        """Numbers may lie as far apart as they can, up and down, also further than a signed number says."""
+        rows: list[HotEvent] = [add(vm=0, gfn=gfn) for gfn in (0, step, 0, step, step)]
+        (run,) = [item for item in KvmrReader(io.BytesIO(kvmr(rows))).items() if isinstance(item, Run)]
+        assert list(run.gfn) == [0, step, 0, step, step]
+
     def test_as_long_as_the_run(self) -> None:
         """Each column that is read has a row for each event, by its length, by number and in order."""
         events: list[HotEvent] = [

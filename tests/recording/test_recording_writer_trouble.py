@@ -123,6 +123,23 @@ class TestTrouble:
         assert events == [Mark(text="good")]
         assert reader.torn
 
+    @pytest.mark.parametrize("cls", [Writer, JsonlWriter])
+    def test_nothing_follows_a_full_disk(self, cls: type[Writer | JsonlWriter]) -> None:
+        """Behind half a block or half a line nothing is written, also when there is room again."""
+        disk = Full(2000)
+        writer = cls(disk, HEADER)  # type: ignore[arg-type]  # as much of a file as is needed
+        writer.write(Mark(text="x" * 4000))
+        with pytest.raises(UnwritableError):
+            writer.flush()
+        disk.room = 1 << 20
+        with pytest.raises(AssertionError, match="nothing may follow"):
+            writer.write(Mark(text="never"))
+        with pytest.raises(AssertionError, match="nothing may follow"):
+            writer.flush()
+        with pytest.raises(AssertionError, match="nothing may follow"):
+            writer.finish(TRAILER)
+        assert len(disk.data) == 2000
+
     def test_nothing_follows_a_bad_run(self) -> None:
         """Who writes on after the complaint is stopped: the numbers of the events would be others."""
         bad = run_of([add(vm=0, gfn=gfn) for gfn in (1, 2, -1)])
