@@ -71,8 +71,6 @@ class Constant(Sequence[int]):
 COLUMNS: Final = ("kind", "vm", "as_id", "gfn", "level", "nested", "ret", "task", "time_ns", "file", "line", "inferred")
 """Names of the columns of a run."""
 
-Column = Sequence[int] | Sequence[int | None]
-
 
 @attrs.frozen(kw_only=True, slots=False)  # with slots each field is set by a call
 class Run:
@@ -284,45 +282,3 @@ def events_of(items: Iterable[Item]) -> Iterator[Event]:
             yield from item.events()
         else:
             yield item
-
-
-class RunBuilder:
-    """Gather hot events into runs without an object an event; the importers' columnar writer.
-
-    Usage: `full = builder.append(...)` returns a Run whenever RUN_EVENTS_MAX rows are there; call `take()` before each
-    structural event and at the end.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: dict[tuple[int, int], int] = {}
-        self._rows: list[tuple[int | None, ...]] = []
-
-    def append(
-        self,
-        kind: int,
-        vm: int,
-        gfn: int,
-        *,
-        as_id: int = 0,
-        level: int = 0,
-        nested: int = 0,
-        ret: int | None = None,
-        task: tuple[int, int] | None = None,
-        time_ns: int | None = None,
-        file: int | None = None,
-        line: int | None = None,
-        inferred: int = 0,
-    ) -> Run | None:
-        """Add one row; return the finished run when it is full. task is (pid, tid)."""
-        index = None if task is None else self._tasks.setdefault(task, len(self._tasks))
-        self._rows.append((kind, vm, as_id, gfn, level, nested, ret, index, time_ns, file, line, inferred))
-        return self.take() if len(self._rows) == RUN_EVENTS_MAX else None
-
-    def take(self) -> Run | None:
-        """Return what is gathered as a run and start anew; None when there is nothing."""
-        if not self._rows:
-            return None
-        columns = list(zip(*self._rows, strict=True))
-        tasks = tuple(Task(pid, tid) for pid, tid in self._tasks)
-        self._rows, self._tasks = [], {}
-        return Run(tasks=tasks, **dict(zip(COLUMNS, columns, strict=True)))

@@ -90,6 +90,14 @@ class TestProject:
         """Each module is used by another one or is an entry point."""
         assert list(texts.dead_modules(MODULES)) == []
 
+    def test_no_helper_is_dead(self) -> None:
+        """Each module of the tests holds tests, is used by another one, or is a program."""
+        assert list(texts.dead_helpers(MODULES)) == []
+
+    def test_no_name_is_dead(self) -> None:
+        """Each public name is used, or at least tested."""
+        assert list(texts.dead_names(MODULES)) == []
+
     def test_links_resolve(self) -> None:
         """Each relative link of a page leads to a file and a heading that are there."""
         known = frozenset(FILES) | FOLDERS
@@ -225,6 +233,27 @@ class TestChecks:
             sample("if __name__ == '__main__':\n    pass\n", "replay/program.py"),
         ]
         assert list(texts.dead_modules(modules)) == ["replay/kvm/dead.py: nothing imports it"]
+
+    def test_dead_helper(self) -> None:
+        """A module of tests that nothing imports or runs is dead; tests, conftest and programs are not."""
+        modules = [
+            sample("import used\n", "tests/a/test_a.py"),
+            sample("RUN = 'child.py'\n", "tests/conftest.py"),
+            sample("", "tests/a/used.py"),
+            sample("", "tests/a/child.py"),
+            sample("", "tests/a/dead.py"),
+            sample("if __name__ == '__main__':\n    pass\n", "tests/a/program.py"),
+        ]
+        assert list(texts.dead_helpers(modules)) == ["tests/a/dead.py: nothing imports it"]
+
+    def test_dead_name(self) -> None:
+        """A public function, class or alias that is mentioned once in the whole project is dead; a constant may be a fact."""
+        modules = [
+            sample("def f():\n    g()\ndef g():\n    pass\nclass C:\n    pass\nA = int\nB: int = 1\n_D = 1\n", "replay/kvm/a.py"),
+            sample("from replay.kvm.a import f\nh = 1\ndef unused():\n    pass\n", "tests/a.py"),
+            sample("def pytest_configure():\n    pass\n", "replay/pytest_plugin/a.py"),
+        ]
+        assert list(texts.dead_names(modules)) == ["replay/kvm/a.py:5: C is used nowhere", "replay/kvm/a.py:7: A is used nowhere"]
 
     def test_unlisted_file(self) -> None:
         """A name without a row in the README is found, of a file or of a folder, and a row without a name."""

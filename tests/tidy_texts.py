@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from tidy_checks import Module, imported
@@ -22,6 +23,8 @@ NOT_OF_THE_KERNEL: Final = {
 """Public functions of the model that say nothing of the kernel, with the reason; a test keeps only what is needed."""
 
 _CITATION: Final = re.compile(r"[Ss]ource(?:s|d)?\b[^:\n]*:|\b(?:virt|arch|include|mm|drivers|lib|kernel)/[\w/.-]+\.[ch]\b")
+_NAMED: Final = re.compile(r"(\w+)\.py\b|\[\"(\w+)\"\]")
+"""A program of a test, child.py, or a plugin of pytest, ["name"]."""
 _LINK: Final = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 _HEADING: Final = re.compile(r"^#{1,6}\s+(.*?)\s*$", re.MULTILINE)
 _FENCE: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -100,6 +103,36 @@ def dead_modules(modules: Iterable[Module]) -> Iterator[str]:
     # Importing a.b.c imports a and a.b as well.
     used |= {".".join(name.split(".")[:depth]) for name in used for depth in range(1, name.count(".") + 1)}
     yield from (f"{module.path}: nothing imports it" for module in known if module.name not in used and not runs(module))
+
+
+def dead_helpers(modules: Iterable[Module]) -> Iterator[str]:
+    """Complain of a module of tests/ that holds no tests, that no other one imports and that can not be run by itself."""
+    known = [module for module in modules if module.path.startswith("tests/")]
+    used = {name.split(".")[0] for module in known for node in ast.walk(module.tree) for name in imported(node)}
+    for module in known:
+        used.update(found for pair in _NAMED.findall(module.text) for found in pair)
+    for module in known:
+        stem = module.path.split("/")[-1].removesuffix(".py")
+        if not stem.startswith(("test_", "conftest")) and stem not in used and not runs(module):
+            yield f"{module.path}: nothing imports it"
+
+
+def dead_names(modules: Sequence[Module]) -> Iterator[str]:
+    """Complain of a public function, class or alias of replay/ that nothing mentions but its own definition."""
+    mentions = Counter(word for module in modules for word in re.findall(r"\w+", module.text))
+    for module in modules:
+        for node in module.tree.body if module.path.startswith("replay/") else ():
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = [node.name]
+            else:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            yield from (module.at(node, f"{name} is used nowhere") for name in names if mentions[name] == 1 and not _hook(name))
+
+
+def _hook(name: str) -> bool:
+    """Return whether a name is one that somebody else's program looks for."""
+    return name.startswith(("_", "pytest_"))
 
 
 def runs(module: Module) -> bool:
