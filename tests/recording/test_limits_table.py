@@ -15,11 +15,11 @@ from kvmrwriter import EVENTS as EVENTS_BLOCK
 from kvmrwriter import Block
 
 from recordings import add, jsonl, kvmr, read_jsonl
-from replay.errors import KvmReplayError
+from replay.errors import DamagedError, KvmReplayError
 from replay.events import Event, Mark, Observe, ObservedCount, ObservedSlot, ObservedVm, Source, Task, VmCreate
 from replay.header import Counter, Header, SourceFile, Trailer
 from replay.recording import KvmrReader, ends, frames, golden_reader, jsonl_reader, jsonl_writer, limits, open_recording, writer
-from replay.recording.blocks import parse_block_header
+from replay.recording.blocks import own_header, parse_block_header
 from replay.recording.codec import event_to_wire
 from replay.recording.frames import encode_frame
 from replay.recording.golden_lines import FIRST_LINE
@@ -45,6 +45,14 @@ def header_of_block(more: int, **said: int) -> object:
     events, first = said.pop("events", 1), said.pop("first_event", 0)
     data, _ = Block(EVENTS_BLOCK, b"", events, flags=int("raw_bytes" in said), **said).data(7, first)
     return parse_block_header(data, 7, first)
+
+
+def header_behind(more: int, _patch: Patch) -> object:
+    """Look for a block behind damage, whose last event has the largest number, or one beyond."""
+    data, _ = Block(EVENTS_BLOCK, b"", 1).data(7, (1 << 48) - 2 + more)
+    if own_header(data) is None:
+        raise DamagedError("not taken for a block")
+    return data
 
 
 def golden(lines: str) -> object:
@@ -130,6 +138,7 @@ SIDES: Final[dict[str, dict[str, Side]]] = {
     "RUN_TASKS": {"write": tasks},
     "RECORDING_EVENTS": {
         "read": lambda more, _: header_of_block(more, first_event=(1 << 48) - 2),
+        "look behind damage": header_behind,
         "write": events(writer, kvmr),
         "write lines": events(jsonl_writer, jsonl),
         "read lines": events(jsonl_reader, lambda five: read_jsonl(FIVE_LINES[len(five) - 5])),

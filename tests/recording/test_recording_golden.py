@@ -78,6 +78,7 @@ class TestLines:
             (Mark(text='a # "b"\n'), r'mark text="a # \"b\"\n"'),
             (Mark(text="plain/word-1"), "mark text=plain/word-1"),
             (VmEnableCap(vm=0, cap=1, args=(1, 1 << 20)), "vm.enable_cap vm=0 cap=1 args=1,0x100000  # ?"),
+            (VmEnableCap(vm=0, cap=1, args=(65535, 65536)), "vm.enable_cap vm=0 cap=1 args=65535,0x10000  # ?"),
             (VmDestroy(vm=0, reason="exit"), "vm.destroy vm=0 reason=exit"),
             (
                 MemslotSet(vm=0, slot=65541, guest_phys_addr=Gpa(4096), ret=0),
