@@ -1,84 +1,94 @@
 """Compile the plain C loop there and then, and run it over the same columns."""
 
 import shutil
+import struct
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import attrs
 import numpy as np
 
 from replay.engine.lanes import make_lanes
-from replay.events import MemslotSet
-from replay.kvm.machine import Machine
+from replay.engine.lockstep import RunStep, lockstep
+from replay.events import MemslotSet, VmCreate
+from replay.events.base import Event
+from replay.kvm.allocator import GFN_WRITE_TRACK
+from replay.kvm.kernel_log import NO_SLOT
+from replay.kvm.machine import Machine, Outcome
+from replay.kvm.page_track import reads_all_address_spaces
 from replay.recording.open import open_recording
-from replay.runs import ACCOUNT, ADD, Constant, Run
+from replay.runs import Constant
+from replay.units import EINVAL
 
 HERE = Path(__file__).resolve().parent
-NOTHING, ZERO = 3, 4
-Parts = tuple[list[Any], list[Any], list[Any]]
+CALL: Final = struct.Struct("<QQQIIII")
+CREATE_VM, SET_MEMSLOT, DESTROY_VM = range(3)
+COLUMNS: Final = {"gfn": np.uint32, "kind": np.uint8, "vm": np.uint8, "as_id": np.uint8, "level": np.uint8}
 
 
-def _column(column: object, length: int) -> Any:
+@attrs.frozen
+class Figures:
+    """What one lane counts. hits: reads of a tracked gfn; without_slot: changes of a gfn in no memslot; bytes: nominal ones."""
+
+    hits: int
+    without_slot: int
+    warnings: int
+    bytes_now: int
+    bytes_peak: int
+
+
+def _column(column: object, length: int, dtype: Any) -> Any:
     if isinstance(column, Constant):
-        return np.full(length, column.number, np.uint32)
-    assert isinstance(column, memoryview)
-    return np.frombuffer(column, f"u{column.itemsize}")
+        return np.full(length, column.number, dtype)
+    found = np.asarray(column)
+    assert int(found.max()) <= np.iinfo(dtype).max, "the loop has narrow columns"
+    return found.astype(dtype)
 
 
-def write_columns(recording: Path, target: Path) -> tuple[int, int, int]:
-    """Write (gfn, op, space) columns of a recording for the loop; return (records, pages of a space, spaces).
-
-    Memslots are worked out here, not by the loop: events without one are marked, a deleted one is a range to zero.
-    """
-    stream = open_recording(recording)
-    machine = make_lanes(["eager"], stream.header.machine)[0].machine
-    parts: Parts = ([], [], [])
-    number = end = 0
-    for item in stream.items():
-        if isinstance(item, Run):
-            _run(machine, item, parts)
-        elif isinstance(item, MemslotSet):
-            slots = {slot.key: slot for slot in machine.vms[item.vm].slots()}
-            slot = slots.get((item.slot >> 16, item.slot & 0xFFFF))
-            machine.step(item, number)
-            if slot is not None and not item.memory_size:
-                end = max(end, slot.end_gfn)
-                _add(parts, [slot.base_gfn, slot.npages], [ZERO, NOTHING], [2 * item.vm + slot.as_id] * 2)
-        else:
-            machine.step(item, number)
-        number += len(item) if isinstance(item, Run) else 1
-    gfn, op, space = np.concatenate(parts[0]), np.concatenate(parts[1]), np.concatenate(parts[2])
-    target.write_bytes(gfn.astype(np.uint32).tobytes() + op.astype(np.uint8).tobytes() + space.astype(np.uint8).tobytes())
-    return len(gfn), max(end, int(gfn.max()) + 1), int(space.max()) + 1
+def write_columns(recording: Path, target: Path) -> Figures:
+    """Write the rows and calls of a recording for the loop; return what the model counts in them."""
+    calls, columns = [], dict[str, list[Any]]({name: [] for name in COLUMNS})
+    rows = hits = without_slot = 0
+    with open_recording(recording) as stream:
+        (lane,) = lanes = make_lanes(["eager"], stream.header.machine)
+        for step in lockstep(stream.items(), lanes):
+            outcome = step.outcomes[0]
+            if isinstance(step, RunStep):
+                for name, parts in columns.items():
+                    parts.append(_column(getattr(step.run, name), len(step.run), COLUMNS[name]))
+                rows, rets = rows + len(step.run), list(step.outcomes[0].rets.values())
+                hits += len(step.outcomes[0].tracked_writes) + rets.count(1)
+                without_slot += rets.count(-EINVAL)
+            elif isinstance(outcome, Outcome):
+                calls += _calls(lane.machine, step.event, outcome, rows)
+    data = {name: np.concatenate(parts).tobytes() for name, parts in columns.items()}
+    target.write_bytes(struct.pack("<QQ", rows, len(calls)) + b"".join(calls) + b"".join(data.values()))
+    counts, tally = lane.machine.log.counts, lane.machine.allocator.tallies[GFN_WRITE_TRACK]
+    warned = sum(number for reason, number in counts.items() if "count" in reason)
+    return Figures(hits, without_slot + counts.get(NO_SLOT, 0), warned, tally.nominal_now, tally.nominal_peak)
 
 
-def _add(parts: Parts, *columns: Any) -> None:
-    for part, column in zip(parts, columns, strict=True):
-        part.append(np.asarray(column))
+def _calls(machine: Machine, event: Event, outcome: Outcome, row: int) -> list[bytes]:
+    """Return what an event means to the loop: calls that succeed; row: how many rows are before it."""
+    number = getattr(event, "vm", 0)
+    if isinstance(event, VmCreate) and number in machine.vms:
+        vm = machine.vms[number]
+        both = vm.nas > 1 and reads_all_address_spaces(vm)
+        return [CALL.pack(row, both, vm.nas, CREATE_VM, number, 0, 0)]
+    if isinstance(event, MemslotSet) and outcome.ret == 0 and number in machine.vms:
+        place = event.guest_phys_addr >> 12, event.memory_size >> 12
+        return [CALL.pack(row, *place, SET_MEMSLOT, number, event.slot >> 16, event.slot & 0xFFFF)]
+    return [CALL.pack(row, 0, 0, DESTROY_VM, number, 0, 0)] if number in machine.gone else []
 
 
-def _run(machine: Machine, run: Run, parts: Parts) -> None:
-    length = len(run)
-    kind, vm, as_id, gfn = (_column(getattr(run, name), length) for name in ("kind", "vm", "as_id", "gfn"))
-    op = np.where(kind == ADD, 2, np.where(kind == ADD + 1, 0, np.where(kind == ACCOUNT, 2, np.where(kind == ACCOUNT + 1, 0, 1))))
-    for number in np.unique(vm).tolist():
-        for place, slots in enumerate(machine.vms[number].spaces):
-            mine = (vm == number) & (as_id == place)
-            held = np.zeros(length, bool)
-            for slot in slots.by_base():
-                held |= (gfn >= slot.base_gfn) & (gfn < slot.end_gfn)
-            op[mine & ~held] = NOTHING
-    _add(parts, gfn, op, 2 * vm.astype(np.uint32) + as_id)
-
-
-def c_loop(recording: Path, folder: Path, passes: int) -> tuple[int, int, float] | None:
-    """Return (hits, warnings, nanoseconds an event) of the C loop; None without a compiler."""
+def c_loop(recording: Path, folder: Path, passes: int) -> tuple[Figures, Figures, float] | None:
+    """Return what the loop counts, what the model does, and the loop's nanoseconds an event; None without a compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         return None
     program, columns = folder / "limit", folder / "columns.bin"
-    subprocess.run([compiler, "-O2", "-o", program, HERE / "limit.c"], check=True)
-    records, pages, spaces = write_columns(recording, columns)
-    arguments = [str(program), str(columns), *map(str, (records, pages, spaces, passes))]
-    hits, warns, nanoseconds = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()
-    return int(hits), int(warns), float(nanoseconds)
+    subprocess.run([compiler, "-O2", "-Wall", "-o", program, HERE / "limit.c"], check=True)
+    model = write_columns(recording, columns)
+    output = subprocess.run([str(program), str(columns), str(passes)], check=True, capture_output=True, text=True).stdout.split()
+    return Figures(*map(int, output[:-1])), model, float(output[-1])

@@ -169,16 +169,6 @@ def reference(path: Path, events: int) -> Case:
     return Case("scalar rule, one lane", done, work)
 
 
-def hits_of(path: Path) -> tuple[int, int]:
-    """Return (tracked guest writes, underflows and overflows) of a replay, to be held against the C loop's."""
-    hits = warns = 0
-    for step in lockstep(open_recording(path).items(), lanes_for(path, ["eager"])):
-        if isinstance(step, RunStep):
-            hits += len(step.outcomes[0].tracked_writes)
-            warns += sum("count" in reason for _row, reason in step.outcomes[0].log)
-    return hits, warns
-
-
 def peak_kib(arguments: Sequence[str]) -> int:
     """Return the peak resident memory of one command line of the tool."""
     probe = "import resource, sys; from replay.cli import main; assert main(sys.argv[1:]) in (0, 1, 3); "
