@@ -351,21 +351,29 @@ def text_blocks(stream: BinaryIO) -> Iterator[str]:
         yield carry
 
 
-def text_lines(stream: BinaryIO) -> Iterator[str]:
-    """Yield lines without their ends."""
+def whole_lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield text in pieces of whole lines whose ends are one character, except perhaps the last piece."""
     head = ""
     for block in text_blocks(stream):
         if not block.endswith("\n"):
             head += block
             continue
-        lines = (head + block if head else block).split("\n")
+        text = head + block if head else block
         head = ""
-        lines.pop()
         if "\r" in block:
-            lines = [line.rstrip("\r") for line in lines]
-        yield from lines
+            text = "\n".join([line.rstrip("\r") for line in text.split("\n")])
+        yield text
     if head:
         yield head
+
+
+def text_lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield lines without their ends."""
+    for text in whole_lines(stream):
+        lines = text.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        yield from lines
 
 
 def lines_of(source: Input) -> Iterator[str]:

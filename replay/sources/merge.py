@@ -16,6 +16,8 @@ from replay.sources.processes import Resolver
 from replay.sources.strace_feed import StraceFeed
 from replay.sources.strace_import import StraceImport
 from replay.sources.strace_queue import StraceQueue
+from replay.sources.strace_runs import LineRun
+from replay.sources.syscalls import Record
 from replay.sources.tally import Tally
 from replay.sources.tracefs import FORMAT, Walk, clock_of, first_time_ns
 from replay.sources.tracefs_bulk import BulkFold
@@ -98,8 +100,11 @@ class MergedImport:
             sources=(*known.sources, SourceFile(name=trace.name[-255:], format=self.FORMAT)),
             provenance=f"imported from strace and {self.FORMAT} text of one run",
         )
-        self._pairing = Pairing(StraceQueue(self._strace.records(), self.WITHOUT), self._tally)
+        self._pairing = Pairing(StraceQueue(self._records(), self.WITHOUT), self._tally)
         self._walk = self._make(len(known.sources))
+
+    def _records(self) -> Iterator[Record | LineRun]:
+        return self._strace.records_and_runs()
 
     def _lexed(self, trace: Input) -> TracefsLexer:
         return TracefsLexer(chunks(trace))

@@ -14,8 +14,8 @@ from replay.sources.strace_feed import StraceFeed
 from replay.sources.strace_queue import Entry
 from replay.sources.syscalls import EXIT, Syscall
 from replay.sources.tally import Tally
-from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT, QuietCalls, syscall_record
-from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine
+from replay.sources.tracefs_calls import LATE_EXIT, LOST_EXIT, CallRun, QuietCalls, syscall_record
+from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit, TaskLine, syscall_of, task_line
 from replay.sources.tracefs_pages import Use
 from replay.units import EFAULT, counted
 
@@ -32,7 +32,8 @@ class PairedCalls:
     follows: strace followed forks and threads (-f). trace_name, trace_file: base name and index of the trace, for places.
     """
 
-    QUIETS: ClassVar[bool] = False
+    QUIETS: ClassVar[bool] = True
+    RUNS: ClassVar[bool] = True
 
     feed: StraceFeed
     tally: Tally
@@ -110,6 +111,39 @@ class PairedCalls:
     def quiet_all(self, calls: Sequence[QuietCalls]) -> bool:
         """Take no call without a look."""
         return not calls
+
+    def take_run(self, run: CallRun) -> int:
+        """Take the first calls of a run together, as many as are taken one by one without a trace; return how many.
+
+        They are KVM_RUNs that strace has as well, one after the other and nothing between, with the result 0 in both. What is
+        left of taking them one by one is their count, and whose vCPU the thread runs. The last one of a run is never taken: what
+        follows from it, such as a place, follows from the last call that was looked at.
+        """
+        known = self._run_of(run.lines)
+        if known is None or known[0] in self._open or self.feed.emit.owners.is_outside(known[0]):
+            return 0
+        tid, fd = known
+        leading = self.feed.queue.leading(tid, fd, KVM_RUN, len(run.enters_ns) + 2)
+        quiet = self.feed.emit.resolver.knows_quiet(tid, leading.args)
+        vm = None if quiet is None else quiet[0].vm
+        if vm is None or not vm.alive or self.feed.slots.under_way.get(vm.number):
+            return 0
+        count = self.feed.pairing.run(tid, leading, run.enters_ns)
+        if count:
+            self.feed.least(self.feed.pairing.take_run(leading, run.enters_ns[:count]))
+            self.feed.gap.discard(vm.number)
+            self.feed.emit.resolver.take_quiet(tid, leading.args, count)
+        return count
+
+    def _run_of(self, lines: tuple[bytes, bytes]) -> tuple[int, int] | None:
+        """Return thread and fd of a KVM_RUN whose result is 0, None for another call."""
+        if not lines[1].endswith(b": sys_ioctl -> 0x0"):
+            return None
+        task = task_line(lines[0])
+        call = None if task is None else syscall_of(task.body)
+        if task is None or not isinstance(call, SyscallEnter) or call.args.get("cmd") != KVM_RUN or "fd" not in call.args:
+            return None
+        return task.tid, call.args["fd"]
 
     def _entered(self, call: OpenCall) -> None:
         tid = call.record.tid

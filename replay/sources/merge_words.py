@@ -9,6 +9,8 @@ from replay.sources.kernel_users import KernelUsers
 from replay.sources.merge import SAMPLE_CALLS_MAX, MergedImport, chunks
 from replay.sources.merge_calls import PairedCalls
 from replay.sources.pairing import Sample
+from replay.sources.strace_runs import LineRun
+from replay.sources.syscalls import Record
 from replay.sources.tracefs import Walk
 from replay.sources.tracefs_calls import Emitter
 from replay.sources.tracefs_grammar import SyscallEnter, SyscallExit
@@ -26,6 +28,9 @@ class WordMerge(MergedImport):
         self.WITHOUT = frozenset() if dialect.runs else frozenset({KVM_RUN})
         super().__init__(straces, trace)
         refuse_plugin_text(self._read[0].lines if self._read else (), trace.name)
+
+    def _records(self) -> Iterator[Record | LineRun]:
+        return self._strace.records()  # lines of a dialect are taken one by one
 
     def _lexed(self, trace: Input) -> TracefsLexer:
         return lexer_of(self._dialect, chunks(trace), self._tally, trace.name)

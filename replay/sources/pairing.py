@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from replay.errors import PairingError
-from replay.sources.strace_queue import Entry, StraceQueue
+from replay.sources.strace_queue import AHEAD_MAX, Entry, Leading, StraceQueue
 from replay.sources.syscalls import Syscall
 from replay.sources.tally import Tally
 
@@ -96,15 +96,42 @@ class Pairing:
             self.pairs += 1
         return entry
 
+    def run(self, tid: int, leading: Leading, enters_ns: Sequence[int]) -> int:
+        """Return how many of a thread's calls, which begin at these times, `match` would pair with what waits first, in order.
+
+        The last of them is never counted, nor what only a look further ahead could tell.
+        """
+        if self.lead.get(tid, 0) > 0 or len(self.queue.log) >= AHEAD_MAX - len(enters_ns):
+            return 0
+        stamps = leading.stamps_ns(len(enters_ns) + 2)
+        if self.offset_ns is None:
+            return max(0, min(len(enters_ns) - 1, len(stamps) - 1))
+        count, before_ns = 0, 0
+        for enter_ns, stamp_ns, next_ns, after_ns in zip(enters_ns[:-1], stamps, stamps[1:], stamps[2:], strict=False):
+            until_ns = enter_ns - self.offset_ns
+            if not (before_ns <= until_ns and stamp_ns <= until_ns and until_ns + NOISE_NS < next_ns <= after_ns):
+                break
+            before_ns = until_ns
+            count += 1
+        # A call that lies further ahead and is stamped as early as these would be taken instead of one of them.
+        early = len(self.queue.up_to(tid, before_ns)) if count else 0
+        return 0 if early > min(count, len(leading.entries)) else count
+
+    def take_run(self, leading: Leading, enters_ns: Sequence[int]) -> int:
+        """Take what `run` counted, which began at these times; return the least that strace's stamps are behind them."""
+        stamps = leading.stamps_ns(len(enters_ns))
+        self.queue.take_leading(leading, len(enters_ns))
+        self.pairs += len(enters_ns)
+        if self.offset_ns is not None:
+            self.queue.pull_to(enters_ns[-1] - self.offset_ns + NOISE_NS)
+        return min(enter_ns - stamp_ns for enter_ns, stamp_ns in zip(enters_ns, stamps, strict=True))
+
     def _by_stamp(self, tid: int, fd: int, cmd: int, enter_ns: int) -> Entry | None:
         until_ns = enter_ns - (self.offset_ns or 0)
         self.queue.pull_to(until_ns + NOISE_NS)
         last, late = None, None
-        for entry in self.queue.calls.get(tid, ()):
-            stamp_ns = entry.stamp_ns
-            if stamp_ns is None or stamp_ns > until_ns + NOISE_NS:
-                continue
-            if stamp_ns > until_ns:
+        for entry in self.queue.up_to(tid, until_ns + NOISE_NS):
+            if (entry.stamp_ns or 0) > until_ns:
                 late = late or entry
             else:
                 last = entry

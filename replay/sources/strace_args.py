@@ -1,6 +1,7 @@
 """Read the arguments of system calls as strace prints them: fds with notes, structs, flag words, lists of fds."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -21,6 +22,9 @@ _MAX_NUMBER: Final = (1 << 64) - 1
 MEM_FLAGS: Final = {"KVM_MEM_LOG_DIRTY_PAGES": 1, "KVM_MEM_READONLY": 2, "KVM_MEM_GUEST_MEMFD": 4}
 """Source: include/uapi/linux/kvm.h, struct kvm_userspace_memory_region2."""
 REGION_FIELDS: Final = ("slot", "flags", "guest_phys_addr", "memory_size", "userspace_addr")
+
+_KNOWN_CHARS_MAX: Final = 256
+"""Longest arguments that are remembered."""
 
 
 @attrs.frozen
@@ -78,6 +82,16 @@ def ioctl_args(args: str) -> IoctlArgs | None:
     >>> ioctl_args("0x4, 0x4020ae46 /* KVM_SET_USER_MEMORY_REGION */, 0x10").cmd == 0x4020AE46
     True
     """
+    return _known_args(args) if len(args) <= _KNOWN_CHARS_MAX else _ioctl_args(args)
+
+
+@lru_cache(maxsize=1 << 10)
+def _known_args(args: str) -> IoctlArgs | None:
+    """Split arguments once: a recording has the same ones again and again."""
+    return _ioctl_args(args)
+
+
+def _ioctl_args(args: str) -> IoctlArgs | None:
     match = _IOCTL.match(args)
     if match is None:
         return None

@@ -162,8 +162,11 @@ class StraceFeed:
         """Learn how far the clocks are apart when that is not known: a call begins soon after strace stamps it."""
         stamp_ns = entry.stamp_ns
         if stamp_ns is not None and time_ns is not None:
-            apart_ns = time_ns - stamp_ns
-            self._least_ns = apart_ns if self._least_ns is None else min(self._least_ns, apart_ns)
+            self.least(time_ns - stamp_ns)
+
+    def least(self, apart_ns: int) -> None:
+        """Note how far the clocks are apart at most."""
+        self._least_ns = apart_ns if self._least_ns is None else min(self._least_ns, apart_ns)
 
     def to_trace_clock(self, entry: Entry) -> None:
         """Turn the stamps of a record into the trace's clock; unknown while the distance is."""

@@ -18,6 +18,7 @@ from replay.sources.lineage import Birth, Lineage, MakerCall, birth_of
 from replay.sources.strace_import import FORMAT, StraceImport
 from replay.sources.strace_lexer import StraceLexer
 from replay.sources.strace_quiet import Quiet
+from replay.sources.strace_runs import LineRun
 from replay.sources.strace_scan import Scanner, ScanResult, lines_with_keys
 from replay.sources.syscalls import Record
 
@@ -212,3 +213,7 @@ class GrowingStrace(StraceImport):
         part = self._parts[0]
         part.lexer = StraceLexer((), name=part.source.name, tally=self._tally, quiet=quiet)
         return part.lexer.records(self.gate.lines())
+
+    def records_and_runs(self) -> Iterator[Record | LineRun]:
+        """Yield the records as they come, each by itself."""
+        return self.records()

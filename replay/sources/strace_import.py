@@ -3,6 +3,7 @@
 import heapq
 import io
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import BinaryIO, Final
@@ -17,6 +18,7 @@ from replay.sources.files import Input, text_blocks, text_lines
 from replay.sources.processes import Resolver
 from replay.sources.strace_lexer import StraceLexer
 from replay.sources.strace_quiet import Quiet
+from replay.sources.strace_runs import LineRun, RunLines, runs_vcpu
 from replay.sources.strace_scan import Scanner, ScanResult
 from replay.sources.syscalls import BOTH, ENTER, EXIT, Record, Syscall
 from replay.sources.tally import Tally
@@ -116,8 +118,7 @@ class StraceImport:
         """
         self.scan()
         if len(self._parts) == 1:
-            with self._parts[0].source.open() as stream:
-                yield from self._lexer(0, stream, quiet)
+            yield from self._one_file(quiet)
             return
         streams = [_kept(part.source) for part in self._parts]
         try:
@@ -128,6 +129,44 @@ class StraceImport:
         finally:
             for stream in streams:
                 stream.close()
+
+    def _one_file(self, quiet: Quiet | None) -> Iterator[Record]:
+        with self._parts[0].source.open() as stream:
+            lexer = self._lexer(0, stream, quiet)
+            if quiet is None:
+                yield from lexer
+                return
+
+            def take(run: LineRun) -> bool:
+                if lexer.stamps.eager or quiet(run.tid, run.args, len(run)) is None:
+                    return False
+                lexer.calls += len(run)
+                lexer.succeeded += len(run)
+                return True
+
+            yield from lexer.records(RunLines(stream, take))
+
+    def records_and_runs(self) -> Iterator[Record | LineRun]:
+        """Yield the records, and lines of one file that are equal but for their times together; for merges."""
+        self.scan()
+        if len(self._parts) != 1:
+            yield from self.records()
+            return
+        runs: deque[LineRun] = deque()
+        with self._parts[0].source.open() as stream:
+            lexer = self._lexer(0, stream)
+
+            def take(run: LineRun) -> bool:
+                if not lexer.stamps.eager and runs_vcpu(run.args):
+                    runs.append(run)
+                    return True
+                return False
+
+            for record in lexer.records(RunLines(stream, take)):
+                while runs:
+                    yield runs.popleft()
+                yield record
+            yield from runs
 
     def trailer(self) -> Trailer:
         """Return the counts, after `items`."""

@@ -1,15 +1,19 @@
 """Take lines of strace that say what was said before, without reading them again: KVM_RUN is nearly all of a long recording."""
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 WORDS_MAX: Final = 1 << 14
 """Calls, and beginnings of lines, that are remembered."""
 _IOCTL: Final = " ioctl("
 _US_DIGITS: Final = 6
 
-Quiet = Callable[[int, str], object]
-"""Take an ioctl that succeeded, by thread and arguments; None: it needs a look."""
+
+class Quiet(Protocol):
+    """Who takes ioctls that succeeded and were read before."""
+
+    def __call__(self, tid: int, args: str, count: int = 1, /) -> object:
+        """Take so many, by thread and arguments; None: they need a look."""
+        ...
 
 
 class QuietLines:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from replay.runs import ACCOUNT
-from replay.sources.tracefs_calls import Calls, QuietCalls
+from replay.sources.tracefs_calls import CallRun, Calls, QuietCalls
 from replay.sources.tracefs_columns import BlockColumns, Layout, PageColumns, columns_of
 from replay.sources.tracefs_lexer import Block
 from replay.sources.tracefs_owners import FastLane
@@ -30,6 +30,12 @@ BLOCKS_PASSED: Final = 15
 """Blocks that are taken one by one after one that was mostly taken so anyhow."""
 TRIES: Final = 8
 """Stretches of a block that may turn out to need a look, before the rest of the block is taken line by line."""
+
+CALLS_MIN: Final = 8
+"""Fewest calls that are alike and worth to be taken together."""
+
+CALLS_LOOKED: Final = 16
+"""Calls of a run that are looked at one by one when it can not be taken, before it is tried again."""
 
 Exact = Callable[[int, int], None]
 """Take the lines of the block from one row to another, one by one."""
@@ -119,6 +125,8 @@ class BulkFold:
         pages = _within(known.pages, start, stop)
         lanes, first = self._lanes(block, known, pages)
         until = stop if first is None else first
+        if self.calls.RUNS and len(pairs := _within(known.pair, start, until)):
+            return self._with_run(block, known, (start, pairs, lanes), exact)
         calls = self._quiet_calls(block, known, start, until)
         if calls and not self.calls.quiet_all(calls):
             self._tries -= 1
@@ -126,15 +134,40 @@ class BulkFold:
             until += int(until < stop and known.kind[until] == RETURNED)
             exact(start, until)
             return until, until - start
-        self._dull(block, known, _within(known.dull, start, until))
-        self._pages(block, known, _within(pages, start, until), lanes)
-        self.fold.line = block.first_line - 1 + until
+        self._taken(block, known, (start, until), lanes)
         if first is None:
             return stop, 0
         exact(first, first + 1)
         if self._lanes(block, known, pages[pages == first])[1] is not None:
             self._tries -= 1
         return first + 1, 1
+
+    def _with_run(
+        self, block: Block, known: Known, part: "tuple[int, NDArray[Any], dict[int, FastLane]]", exact: Exact
+    ) -> tuple[int, int]:
+        """Take a stretch up to and with its first calls that are alike; return the row behind, and how many were looked at."""
+        start, pairs, lanes = part
+        alike = _leading(known, pairs)
+        row = int(pairs[0])
+        count = 0
+        if alike >= CALLS_MIN:
+            enters_ns = known.columns.time_ns[pairs[:alike]].tolist()
+            count = self.calls.take_run(CallRun((block.lines[row], block.lines[row + 1]), enters_ns))
+        # Pages before the first call belong to what lies before it in strace, which is taken when the call is.
+        until = int(pairs[count])
+        self._taken(block, known, (start, until), lanes)
+        if count:
+            return until, 0
+        until = int(pairs[min(alike, CALLS_LOOKED) - 1]) + 2
+        exact(row, until)
+        return until, until - row
+
+    def _taken(self, block: Block, known: Known, span: tuple[int, int], lanes: dict[int, FastLane]) -> None:
+        """Take the shadow pages of a stretch whose calls are taken."""
+        start, until = span
+        self._dull(block, known, _within(known.dull, start, until))
+        self._pages(block, known, _within(known.pages, start, until), lanes)
+        self.fold.line = block.first_line - 1 + until
 
     def _lanes(self, block: Block, known: Known, pages: "NDArray[Any]") -> tuple[dict[int, FastLane], int | None]:
         """Return whose pages lines are, by the number of their heads, and the first row of which that is not sure."""
@@ -211,6 +244,17 @@ def _account(kinds: list[int], keys: Iterator[int], lives: dict[int, int] | list
         elif not count:
             unseen.append(place)
     return unseen
+
+
+def _leading(known: Known, pairs: "NDArray[Any]") -> int:
+    """Return how many of some calls, from the first one, are alike but for their times."""
+    import numpy as np
+
+    other = known.start[pairs[1:]] != known.start[pairs[0]]
+    for behind in (0, 1):
+        other |= known.number[pairs[1:] + behind] != known.number[pairs[0] + behind]
+    places = np.flatnonzero(other)
+    return int(places[0]) + 1 if len(places) else len(pairs)
 
 
 def _within(rows: "NDArray[Any]", start: int, stop: int) -> "NDArray[Any]":

@@ -43,13 +43,25 @@ class QuietCalls:
     count: int
 
 
+@attrs.frozen
+class CallRun:
+    """Calls of one thread that follow each other and are equal but for their times, entry and result on neighbouring lines.
+
+    lines: entry and result of the first one. enters_ns: when each was entered.
+    """
+
+    lines: tuple[bytes, bytes]
+    enters_ns: list[int]
+
+
 class Calls(Protocol):
     """What the walk over a trace hands its system calls to; they write events through the writer they share.
 
-    QUIETS: whether any call needs no look at all.
+    QUIETS: whether any call needs no look at all. RUNS: whether such calls are taken by runs, with their times.
     """
 
     QUIETS: ClassVar[bool]
+    RUNS: ClassVar[bool]
 
     def enter(self, task: TaskLine, call: SyscallEnter, line: int) -> None:
         """Take the entry of a call."""
@@ -65,6 +77,10 @@ class Calls(Protocol):
 
     def quiet_all(self, calls: Sequence[QuietCalls]) -> bool:
         """Take calls as `quiet` does, if none needs a look, and else none; they are in order of their last ones."""
+        ...
+
+    def take_run(self, run: CallRun) -> int:
+        """Take the first calls of a run, and return how many: the others need a look."""
         ...
 
     def end(self) -> None:
@@ -101,6 +117,7 @@ class AloneCalls:
     """
 
     QUIETS: ClassVar[bool] = True
+    RUNS: ClassVar[bool] = False
 
     emit: Emitter
     lineage: Lineage
@@ -169,6 +186,10 @@ class AloneCalls:
             if cell is not None:
                 self._last = call.lines, call.line, cell
         return True
+
+    def take_run(self, _run: CallRun) -> int:
+        """Take no calls by runs: their times say nothing here."""
+        return 0
 
     def _quiet(self, lines: tuple[bytes, bytes]) -> tuple[int, str] | None:
         """Return thread and arguments of a call whose entry and result are these neighbours, None when they are not that."""
