@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from replay.runs import ACCOUNT
+from replay.runs import ACCOUNT, UNACCOUNT
 from replay.sources.tracefs_calls import CallRun, Calls, QuietCalls
-from replay.sources.tracefs_columns import BlockColumns, Layout, PageColumns, columns_of
+from replay.sources.tracefs_columns import PageColumns
 from replay.sources.tracefs_lexer import Block
 from replay.sources.tracefs_owners import FastLane
 from replay.sources.tracefs_pages import PageFold
-from replay.sources.tracefs_words import COLD, DULL, ENTERED, FIRST_KIND, RETURNED, Bodies, Heads, layout_of, table
+from replay.sources.tracefs_reader import BlockReader, Known
+from replay.sources.tracefs_words import COLD, RETURNED, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,53 +42,33 @@ Exact = Callable[[int, int], None]
 """Take the lines of the block from one row to another, one by one."""
 
 
-@attrs.frozen(eq=False)
-class Known:
-    """What the lines of a block say, by row.
-
-    number: of the body. kind: of it, COLD for lines that are not known in all parts. start: number of the head. pair: rows of
-    calls whose result is the next row. pages, dull: rows of shadow pages, with and without effect.
-    """
-
-    layout: Layout
-    columns: BlockColumns
-    number: "NDArray[Any]"
-    kind: "NDArray[Any]"
-    start: "NDArray[Any]"
-    pair: "NDArray[Any]"
-    pages: "NDArray[Any]"
-    dull: "NDArray[Any]"
-
-
 @attrs.define
 class BulkFold:
     """Takes blocks for a walk, with its fold and its calls."""
 
     fold: PageFold
     calls: Calls
-    _bodies: Bodies = attrs.field(factory=Bodies)
-    _heads: Heads = attrs.field(factory=Heads)
+    _reader: BlockReader = attrs.field(factory=BlockReader)
     _lines: int = 0
     _passing: int = 0
     _tries: int = 0
 
     def wants(self, block: Block) -> bool:
         """Say whether a block is to be taken here."""
-        self._lines += len(block.lines)
-        if len(block.lines) < LINES_MIN or (self._lines < LINES_BEFORE and "numpy" not in sys.modules):
+        self._lines += len(block)
+        if len(block) < LINES_MIN or (self._lines < LINES_BEFORE and "numpy" not in sys.modules):
             return False
         self._passing = max(self._passing - 1, 0)
         return not self._passing
 
     def take(self, block: Block, exact: Exact) -> None:
         """Take a block."""
-        layout = layout_of(block.lines[len(block.lines) // 2])
-        columns = None if layout is None else columns_of(block, layout)
-        if layout is None or columns is None:
-            exact(0, len(block.lines))
+        known = block.known or self._reader.known(block, pairs=self.calls.QUIETS)
+        if known is None:
+            exact(0, len(block))
             self._passing = BLOCKS_PASSED + 1
             return
-        known, slow = self._known(block, columns, layout), 0
+        slow = 0
         self._tries = TRIES
         for start, stop, hot in _stretches(known.kind):
             at = start
@@ -97,27 +78,8 @@ class BulkFold:
             if at < stop:
                 exact(at, stop)
                 slow += stop - at
-        if slow * 2 > len(block.lines):
+        if slow * 2 > len(block):
             self._passing = BLOCKS_PASSED + 1
-
-    def _known(self, block: Block, columns: BlockColumns, layout: Layout) -> Known:
-        import numpy as np
-
-        number = np.array(self._bodies.numbers(columns.bodies), np.int64)
-        kind = table(self._bodies.kind)[number]
-        timed = columns.timed[columns.heads].tolist()
-        firsts = [block.lines[row] if known else b"" for row, known in zip(columns.heads, timed, strict=True)]
-        heads = self._heads.numbers(firsts, layout)
-        start = np.repeat(np.array(heads, np.int64), columns.alike)
-        kind[~columns.timed | (start < 0)] = COLD
-        pair = np.zeros(len(number), bool)
-        if self.calls.QUIETS:
-            pair[:-1] = (kind[:-1] == ENTERED) & (kind[1:] == RETURNED) & (start[:-1] == start[1:])
-        result = np.zeros(len(number), bool)
-        result[1:] = pair[:-1]
-        kind[((kind == ENTERED) & ~pair) | ((kind == RETURNED) & ~result)] = COLD
-        rows = np.flatnonzero
-        return Known(layout, columns, number, kind, start, rows(pair), rows(kind >= FIRST_KIND), rows(kind == DULL))
 
     def _stretch(self, block: Block, known: Known, span: tuple[int, int], exact: Exact) -> tuple[int, int]:
         """Take what can be taken together of a stretch of known lines; return the row behind, and how many were looked at."""
@@ -151,8 +113,8 @@ class BulkFold:
         row = int(pairs[0])
         count = 0
         if alike >= CALLS_MIN:
-            enters_ns = known.columns.time_ns[pairs[:alike]].tolist()
-            count = self.calls.take_run(CallRun((block.lines[row], block.lines[row + 1]), enters_ns))
+            enters_ns = known.time_ns[pairs[:alike]].tolist()
+            count = self.calls.take_run(CallRun((block.line(row), block.line(row + 1)), enters_ns))
         # Pages before the first call belong to what lies before it in strace, which is taken when the call is.
         until = int(pairs[count])
         self._taken(block, known, (start, until), lanes)
@@ -177,7 +139,7 @@ class BulkFold:
         task_end, first = known.layout.task_end, None
         starts, places = np.unique(known.start[pages], return_index=True)
         for start, place in zip(starts.tolist(), pages[places].tolist(), strict=True):
-            lane = self.fold.owners.fast.get(block.lines[place][:task_end])
+            lane = self.fold.owners.fast.get(block.line(place)[:task_end])
             if lane is not None:
                 found[start] = lane
             elif first is None or place < first:
@@ -194,9 +156,8 @@ class BulkFold:
         texts = known.start[pairs] << 32 | known.number[pairs]
         _, places, counts = np.unique(texts[::-1], return_index=True, return_counts=True)
         last = sorted(zip((len(pairs) - 1 - places).tolist(), counts.tolist(), strict=True))
-        lines = block.lines
         return [
-            QuietCalls((lines[row], lines[row + 1]), block.first_line + row, count)
+            QuietCalls((block.line(row), block.line(row + 1)), block.first_line + row, count)
             for row, count in ((int(pairs[place]), count) for place, count in last)
         ]
 
@@ -206,7 +167,7 @@ class BulkFold:
         if len(rows):
             numbers, places, counts = np.unique(known.number[rows], return_index=True, return_counts=True)
             for place, number, count in sorted(zip(places.tolist(), numbers.tolist(), counts.tolist(), strict=True)):
-                self.fold.count_dull(self._bodies.key[number], block.first_line + int(rows[place]), count)
+                self.fold.count_dull(known.bodies.key[number], block.first_line + int(rows[place]), count)
 
     def _pages(self, block: Block, known: Known, rows: "NDArray[Any]", lanes: dict[int, FastLane]) -> None:
         """Account shadow pages."""
@@ -218,13 +179,31 @@ class BulkFold:
         starts = sorted(lanes)
         place = np.searchsorted(starts, known.start[rows])
         vms, lives, tasks = zip(*(lanes[start] for start in starts), strict=True)
-        keys = map(self._bodies.key.__getitem__, number.tolist())
-        live = [lives[at] for at in place.tolist()] if len(lanes) > 1 else lives[0]
-        for unseen in _account(kind.tolist(), keys, live):
-            self.fold.unseen(int(line[unseen]))
-        gfn, places = table(self._bodies.gfn)[number], table(self._bodies.place)[number]
-        time_ns = known.columns.time_ns[rows]
+        gfn, places = table(known.bodies.gfn)[number], table(known.bodies.place)[number]
+        left = _unpaired(kind, gfn, places, place)
+        keys = map(known.bodies.key.__getitem__, number[left].tolist())
+        live = [lives[at] for at in place[left].tolist()] if len(lanes) > 1 else lives[0]
+        for unseen in _account(kind[left].tolist(), keys, live):
+            self.fold.unseen(int(line[left[unseen]]))
+        time_ns = known.time_ns[rows]
         self.fold.out.pages(PageColumns(kind, np.array(vms)[place], gfn, places, np.array(tasks)[place], time_ns, line))
+
+
+def _unpaired(kind: "NDArray[Any]", *same: "NDArray[Any]") -> "NDArray[Any]":
+    """Return which rows are left when pages that are zapped by the row that follows are taken out: they change no count.
+
+    same: what both rows have to agree in.
+    """
+    import numpy as np
+
+    pair = (kind[:-1] == ACCOUNT) & (kind[1:] == UNACCOUNT)
+    for column in same:
+        pair &= column[:-1] == column[1:]
+    left = np.ones(len(kind), bool)
+    left[:-1] &= ~pair
+    left[1:] &= ~pair
+    rows: NDArray[Any] = np.flatnonzero(left)
+    return rows
 
 
 def _account(kinds: list[int], keys: Iterator[int], lives: dict[int, int] | list[dict[int, int]]) -> list[int]:

@@ -1,11 +1,14 @@
 """Split tracefs text into blocks of lines."""
 
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import attrs
 
 from replay.errors import TraceSyntaxError
+
+if TYPE_CHECKING:
+    from replay.sources.tracefs_reader import Known
 
 BLOCK_BYTES: Final = 1 << 18
 """Text that is split at once: large enough that the cost of a call vanishes, small enough that its lines stay in cache."""
@@ -13,13 +16,36 @@ LINE_BYTES_MAX: Final = 1 << 20
 """Longest line that is believed to be text."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Block:
-    """Some consecutive lines without their ends; first_line: the number of the first one, from 1; text: with their ends."""
+    """Some consecutive lines without their ends; first_line: the number of the first one, from 1; text: with their ends.
+
+    ends: where the lines end in the text, for one that another process has looked at; it is split when all lines are asked for.
+    known: what its lines say, as `replay.sources.tracefs_reader` found out there.
+    """
 
     first_line: int
-    lines: list[bytes]
+    _lines: list[bytes] | None
     text: bytes = b""
+    ends: Sequence[int] | None = None
+    known: "Known | None" = None
+
+    @property
+    def lines(self) -> list[bytes]:
+        """All lines."""
+        if self._lines is None:
+            self._lines = self.text.split(b"\n")
+            self._lines.pop()
+        return self._lines
+
+    def __len__(self) -> int:
+        return len(self.lines) if self.ends is None else len(self.ends)
+
+    def line(self, row: int) -> bytes:
+        """Return one line."""
+        if self._lines is not None or self.ends is None:
+            return self.lines[row]
+        return self.text[self.ends[row - 1] + 1 if row else 0 : self.ends[row]]
 
 
 class TracefsLexer:

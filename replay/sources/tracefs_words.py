@@ -38,12 +38,14 @@ class Bodies:
     """Numbers of bodies, and what each means.
 
     kind: COLD, DULL, ENTERED, RETURNED, ACCOUNT or UNACCOUNT; gfn and place of a page; key: `page_key`, of a DULL one its words.
+    forgotten: how often all were learned anew.
     """
 
     kind: "array[int]" = attrs.field(factory=lambda: array("B", [COLD]))
     gfn: "array[int]" = attrs.field(factory=lambda: array("Q", [0]))
     place: "array[int]" = attrs.field(factory=lambda: array("H", [0]))
     key: list[Any] = attrs.field(factory=lambda: [None])
+    forgotten: int = 0
     _numbers: dict[bytes, int] = attrs.field(factory=dict)
 
     def numbers(self, bodies: Sequence[bytes]) -> list[int]:
@@ -56,6 +58,7 @@ class Bodies:
         return [self._numbers[body] if body in self._numbers else self._learned(body) for body in bodies]
 
     def _forget(self) -> None:
+        self.forgotten += 1
         self._numbers.clear()
         for column in (self.kind, self.gfn, self.place, self.key):
             del column[1:]
