@@ -24,10 +24,13 @@ def refuse_closed_input(inputs: Sequence[str]) -> None:
         raise UnreadableError("standard input is closed", advice="give a file name")
 
 
-def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False, meter: "Meter | None" = None) -> "Stream":
+def open_inputs(
+    inputs: Sequence[str], console: Console, *, kvmgt: bool = False, meter: "Meter | None" = None, jobs: int = 1
+) -> "Stream":
     """Return the stream of the inputs: one recording, or the traces of one run. Raises KvmReplayError for bad input.
 
-    kvmgt: the user's word that VFIO devices are vGPUs of KVMGT. meter: tells how far their reading is.
+    kvmgt: the user's word that VFIO devices are vGPUs of KVMGT. meter: tells how far their reading is. jobs: processes that may
+    read them.
 
     The console closes it at the end of the verb, also of one that fails before it has read anything.
     """
@@ -35,7 +38,7 @@ def open_inputs(inputs: Sequence[str], console: Console, *, kvmgt: bool = False,
 
     refuse_closed_input(inputs)
     try:
-        stream = open_stream(list(inputs), kvmgt=kvmgt, meter=meter)
+        stream = open_stream(list(inputs), kvmgt=kvmgt, meter=meter, jobs=jobs)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), where=str(error.filename or inputs[0])) from error
     close = getattr(stream, "close", None)

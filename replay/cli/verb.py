@@ -5,10 +5,12 @@ neighbours here; what it needs to do its work is imported inside `run`. tests/cl
 """
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from replay.cli.console import Console
+from replay.errors import UsageError
 
 SAME: Final = 0
 DIVERGENCE: Final = 1
@@ -20,6 +22,7 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 TERMINATED: Final = 143
 
+JOBS_MOST: Final = 4096
 BISECT: Final = "--bisect"
 STATUS_MEANINGS: Final[Mapping[int, str]] = {
     SAME: "done; nothing differs",
@@ -65,6 +68,28 @@ def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
 def add_no_index(parser: argparse.ArgumentParser) -> None:
     """Add --no-index."""
     parser.add_argument("--no-index", action="store_true", help="replay from the start; neither use nor make an index")
+
+
+def add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --jobs; what: what the processes are for."""
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help=f"{what} (default: one for each core)")
+
+
+def jobs_of(args: argparse.Namespace) -> int:
+    """Return how many processes --jobs allows. Raises UsageError."""
+    jobs: int = args.jobs
+    if not 0 <= jobs <= JOBS_MOST:
+        raise UsageError(f"--jobs {jobs}", expected="1 or more")
+    return jobs or cores()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -32,11 +32,11 @@ def _strace(inputs: dict[str, list["Input"]]) -> "Stream":
 
 
 def _tracefs(inputs: dict[str, list["Input"]]) -> "Stream":
-    from replay.sources.merge import chunks
     from replay.sources.tracefs import TracefsImport
+    from replay.sources.tracefs_lexer import blocks_of
 
     (source,) = inputs["tracefs"]
-    return TracefsImport(chunks(source), name=source.name)
+    return TracefsImport(blocks_of(source), name=source.name)
 
 
 def _run(inputs: dict[str, list["Input"]]) -> "Stream":
@@ -60,7 +60,7 @@ def _run(inputs: dict[str, list["Input"]]) -> "Stream":
 
 def _words(inputs: dict[str, list["Input"]]) -> "Stream":
     from replay.sources.dialect_table import DIALECTS
-    from replay.sources.merge import chunks
+    from replay.sources.files import chunks
     from replay.sources.word_walk import WordImport
 
     ((name, (source,)),) = inputs.items()
@@ -119,18 +119,20 @@ LONG_HEAD_BYTES: Final = 1 << 22
 """How much of an input is looked at when its first HEAD_BYTES do not tell what it is."""
 
 
-def open_stream(paths: Sequence[str], *, kvmgt: bool = False, meter: "Meter | None" = None) -> "Stream":
+def open_stream(paths: Sequence[str], *, kvmgt: bool = False, meter: "Meter | None" = None, jobs: int = 1) -> "Stream":
     """Return the stream of one recording, or of the traces of one run; "-" is standard input.
 
     Several paths are one run: the files of one strace -ff, a strace and traces of the kernel's events, or several of those. A
     folder stands for the files in it. kvmgt: VFIO devices that are opened are vGPUs of KVMGT, see `replay.sources.vgpu`. meter:
-    is told of the inputs.
+    is told of the inputs. jobs: processes that may read an input, where that is worth it; close the stream then.
     Raises UsageError for inputs that do not go together, UnreadableError, UnknownFormatError, EmptyError, and what the importer
     raises.
     """
     from replay.sources.files import inputs_of
 
     inputs = inputs_of(paths)
+    for source in inputs:
+        source.jobs = jobs
     if len(inputs) > 1:  # a thread that made no call leaves an empty file of -ff
         inputs = [source for source in inputs if source.head(1)] or inputs
     if meter is not None:

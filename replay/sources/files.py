@@ -42,13 +42,15 @@ _DECOMPRESSION_FAILURES: Final = (EOFError, zlib.error, lzma.LZMAError, gzip.Bad
 class Input:
     """One input of a command: a path, or "-" for stdin.
 
-    name: base name for messages and headers. `open` gives the decompressed bytes from the start, as often as it is asked.
+    name: base name for messages and headers. jobs: processes that may read it. `open` gives the decompressed bytes from the
+    start, as often as it is asked.
     Raises UnreadableError for what can not be opened or read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.is_stdin = self.path == "-"
+        self.jobs = 1
         self.name = "stdin" if self.is_stdin else Path(self.path).name
         self._spool: IO[bytes] | None = None
         self._compression: str | None = None
@@ -72,6 +74,10 @@ class Input:
         if self._last is not None and not self._last.closed:
             self._place = self._last.tell()
         return self._place
+
+    def read_beside(self, place_bytes: int) -> None:
+        """Note how far another process is that reads it."""
+        self._last, self._place = None, place_bytes
 
     def open(self) -> BinaryIO:
         """Return the decompressed content from its start; the caller closes it. Reading raises DecompressionError."""
@@ -349,6 +355,13 @@ def text_blocks(stream: BinaryIO) -> Iterator[str]:
             carry, cutting = "", True
     if carry and not cutting:
         yield carry
+
+
+def chunks(source: Input) -> Iterator[bytes]:
+    """Yield the decompressed bytes of an input in pieces."""
+    with source.open() as stream:
+        while data := stream.read(BLOCK_BYTES):
+            yield data
 
 
 def whole_lines(stream: BinaryIO) -> Iterator[str]:

@@ -8,7 +8,7 @@ import attrs
 
 from replay.header import SourceFile, Tool, Trailer
 from replay.runs import Item
-from replay.sources.files import BLOCK_BYTES, Input
+from replay.sources.files import Input
 from replay.sources.memslot_places import MemslotPlaces
 from replay.sources.merge_calls import PairedCalls, is_kvm_call
 from replay.sources.pairing import Pairing, Sample
@@ -24,20 +24,13 @@ from replay.sources.tracefs_bulk import BulkFold
 from replay.sources.tracefs_calls import Emitter
 from replay.sources.tracefs_grammar import SyscallEnter, syscall_of, task_line
 from replay.sources.tracefs_items import ItemWriter
-from replay.sources.tracefs_lexer import Block, TracefsLexer
+from replay.sources.tracefs_lexer import Block, Blocks, blocks_of
 from replay.sources.tracefs_owners import Owners
 from replay.sources.tracefs_pages import PageFold
 
 SAMPLE_BLOCKS_MAX: Final = 16
 """Blocks of the trace that are read ahead to align the two recordings."""
 SAMPLE_CALLS_MAX: Final = 256
-
-
-def chunks(source: Input) -> Iterator[bytes]:
-    """Yield the decompressed bytes of an input in pieces."""
-    with source.open() as stream:
-        while data := stream.read(BLOCK_BYTES):
-            yield data
 
 
 def sample_calls(blocks: Sequence[Block]) -> list[Sample]:
@@ -106,8 +99,8 @@ class MergedImport:
     def _records(self) -> Iterator[Record | LineRun]:
         return self._strace.records_and_runs()
 
-    def _lexed(self, trace: Input) -> TracefsLexer:
-        return TracefsLexer(chunks(trace))
+    def _lexed(self, trace: Input) -> Blocks:
+        return blocks_of(trace)
 
     def _first_time_ns(self) -> int | None:
         return first_time_ns(self._read[0] if self._read else None)
@@ -173,3 +166,7 @@ class MergedImport:
         """Return what a reader of the stream should know."""
         found = [f"{c.first}: {c.kind} ({c.count})" for c in self.trailer().counters if c.severity == "lost"]
         return tuple(found)
+
+    def close(self) -> None:
+        """Let go of the trace."""
+        self._lexer.close()

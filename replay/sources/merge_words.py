@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from replay.sources.dialects import Dialect, Whole
-from replay.sources.files import Input
+from replay.sources.files import Input, chunks
 from replay.sources.ioctls import KVM_RUN, is_kvm
 from replay.sources.kernel_users import KernelUsers
-from replay.sources.merge import SAMPLE_CALLS_MAX, MergedImport, chunks
+from replay.sources.merge import SAMPLE_CALLS_MAX, MergedImport
 from replay.sources.merge_calls import PairedCalls
 from replay.sources.pairing import Sample
 from replay.sources.strace_runs import LineRun

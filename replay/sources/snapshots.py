@@ -101,6 +101,12 @@ class ObservedStream:
             yield self._observation(snapshot)
             snapshot = next(waiting, None)
 
+    def close(self) -> None:
+        """Close the stream, where it can be."""
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
     def trailer(self) -> Trailer:
         """Return the stream's counts, with the observations among the events."""
         trailer = self._stream.trailer()

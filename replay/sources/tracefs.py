@@ -31,7 +31,7 @@ from replay.sources.tracefs_grammar import (
     task_line,
 )
 from replay.sources.tracefs_items import ItemWriter
-from replay.sources.tracefs_lexer import Block, TracefsLexer
+from replay.sources.tracefs_lexer import Block, Blocks, TracefsLexer
 from replay.sources.tracefs_owners import Owners
 from replay.sources.tracefs_pages import PageFold
 
@@ -53,7 +53,7 @@ class Walk:
     which most lines need no look by themselves; None: each line is taken by itself.
     """
 
-    lexer: TracefsLexer
+    lexer: Blocks
     calls: Calls
     fold: PageFold
     out: ItemWriter
@@ -220,11 +220,12 @@ def lineage_of(block: Block | None) -> Lineage:
 class TracefsImport:
     """A stream over one tracefs trace.
 
-    chunks: its bytes, in pieces of any size. name: base name of the file. tgids: option record-tgid is known to be on.
+    chunks: its bytes, in pieces of any size, or its blocks. name: base name of the file. tgids: option record-tgid is known to
+    be on.
     """
 
-    def __init__(self, chunks: Iterable[bytes], *, name: str = "ftrace.txt", tgids: bool = False) -> None:
-        self._lexer = TracefsLexer(chunks)
+    def __init__(self, chunks: Iterable[bytes] | Blocks, *, name: str = "ftrace.txt", tgids: bool = False) -> None:
+        self._lexer = chunks if isinstance(chunks, Blocks) else TracefsLexer(chunks)
         self._blocks = iter(self._lexer)
         self._first = next(self._blocks, None)
         self._tally = Tally()
@@ -252,6 +253,10 @@ class TracefsImport:
             raise EmptyError(
                 "no KVM call and no page that shadows a guest's", where=self._walk.name, expected="events of KVM", advice=advice
             )
+
+    def close(self) -> None:
+        """Let go of the trace."""
+        self._lexer.close()
 
     def trailer(self) -> Trailer:
         """Return the counts."""

@@ -1,11 +1,12 @@
 """Split tracefs text into blocks of lines."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
 
 import attrs
 
 from replay.errors import TraceSyntaxError
+from replay.sources.files import Input, chunks
 
 if TYPE_CHECKING:
     from replay.sources.tracefs_reader import Known
@@ -14,6 +15,10 @@ BLOCK_BYTES: Final = 1 << 18
 """Text that is split at once: large enough that the cost of a call vanishes, small enough that its lines stay in cache."""
 LINE_BYTES_MAX: Final = 1 << 20
 """Longest line that is believed to be text."""
+BESIDE_BYTES_MIN: Final = 1 << 26
+"""Shortest text that is worth a second process, which takes its time to start."""
+PACKED: Final = 8
+"""How many times shorter than its text a compressed trace is at least."""
 
 
 @attrs.define(eq=False)
@@ -27,7 +32,7 @@ class Block:
     first_line: int
     _lines: list[bytes] | None
     text: bytes = b""
-    ends: Sequence[int] | None = None
+    ends: memoryview | None = None
     known: "Known | None" = None
 
     @property
@@ -48,19 +53,52 @@ class Block:
         return self.text[self.ends[row - 1] + 1 if row else 0 : self.ends[row]]
 
 
+@runtime_checkable
+class Blocks(Protocol):
+    """The blocks of a trace, whoever splits it."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the text ended without a newline; after the last block."""
+        ...
+
+    def __iter__(self) -> Iterator[Block]:
+        """Yield blocks in order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held for reading."""
+        ...
+
+
+def blocks_of(source: Input) -> Blocks:
+    """Return who splits an input: another process when it may (`Input.jobs`), can, and when that is worth it.
+
+    What other processes can not open is read here: standard input and pipes.
+    """
+    size_bytes = source.size_bytes
+    if source.jobs > 1 and size_bytes is not None and size_bytes * (PACKED if source.compression else 1) >= BESIDE_BYTES_MIN:
+        from replay.sources.tracefs_beside import BlocksBeside
+
+        return BlocksBeside(source)
+    return TracefsLexer(chunks(source))
+
+
 class TracefsLexer:
     """Iterate over the blocks of a trace.
 
     chunks: the bytes of the trace in pieces of any size. Memory is a few blocks, whatever the length. An empty piece says that
     there is nothing more for now: what is whole of the text so far is given at once.
-    `cut` says after the last block whether the text ended without a newline; `line` is the number of the next line.
+    `cut` says after the last block whether the text ended without a newline; `line` is the number of the next line. block_bytes:
+    as BLOCK_BYTES.
     """
 
     TELLS_IDLE: ClassVar[bool] = False
     """Whether an empty piece gives a block without lines, when there is no other."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self, chunks: Iterable[bytes], block_bytes: int | None = None) -> None:
         self._chunks = chunks
+        self._block_bytes = BLOCK_BYTES if block_bytes is None else block_bytes
         self.cut = False
         self.line = 1
 
@@ -72,21 +110,24 @@ class TracefsLexer:
             first, self.line = self.line, self.line + len(lines)
             yield Block(first, lines, text)
 
+    def close(self) -> None:
+        """Hold nothing."""
+
     def _texts(self) -> Iterator[bytes]:
-        """Yield whole lines, BLOCK_BYTES or more at a time."""
+        """Yield whole lines, a block or more at a time."""
         parts: list[bytes] = []
         held = 0
         for chunk in self._chunks:
             parts.append(chunk)
             held += len(chunk)
-            if chunk and held < BLOCK_BYTES:
+            if chunk and held < self._block_bytes:
                 continue
             text = b"".join(parts)
             end = text.rfind(b"\n") + 1
             if not end and held > LINE_BYTES_MAX:
                 raise TraceSyntaxError(f"{held} bytes without a line end", expected="lines of tracefs text")
             if end:
-                yield from _cut(text[:end])
+                yield from _cut(text[:end], self._block_bytes)
             elif self.TELLS_IDLE and not chunk:
                 yield b""
             parts, held = [text[end:]], held - end
@@ -95,7 +136,7 @@ class TracefsLexer:
     def _rest(self, text: bytes) -> Iterator[bytes]:
         if text:
             self.cut = not text.endswith(b"\n")
-            yield from _cut(text + b"\n" if self.cut else text)
+            yield from _cut(text + b"\n" if self.cut else text, self._block_bytes)
 
 
 class WholeLines(TracefsLexer):
@@ -107,10 +148,10 @@ class WholeLines(TracefsLexer):
         self.cut = end < len(text)
 
 
-def _cut(text: bytes) -> Iterator[bytes]:
-    """Yield whole lines of about BLOCK_BYTES from text that ends with a newline."""
+def _cut(text: bytes, block_bytes: int) -> Iterator[bytes]:
+    """Yield whole lines of about so many bytes from text that ends with a newline."""
     start = 0
     while start < len(text):
-        end = text.find(b"\n", min(start + BLOCK_BYTES, len(text) - 1)) + 1
+        end = text.find(b"\n", min(start + block_bytes, len(text) - 1)) + 1
         yield text[start:end]
         start = end

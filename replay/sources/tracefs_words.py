@@ -57,6 +57,17 @@ class Bodies:
             self._forget()
         return [self._numbers[body] if body in self._numbers else self._learned(body) for body in bodies]
 
+    def since(self, first: int) -> tuple[bytes, bytes, bytes, list[Any]]:
+        """Return what the numbers from one on mean, for another process."""
+        return self.kind[first:].tobytes(), self.gfn[first:].tobytes(), self.place[first:].tobytes(), self.key[first:]
+
+    def extend(self, kind: bytes, gfn: bytes, place: bytes, key: list[Any]) -> None:
+        """Take what the next numbers mean."""
+        self.kind.frombytes(kind)
+        self.gfn.frombytes(gfn)
+        self.place.frombytes(place)
+        self.key.extend(key)
+
     def _forget(self) -> None:
         self.forgotten += 1
         self._numbers.clear()

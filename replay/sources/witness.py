@@ -10,9 +10,8 @@ from replay.errors import UsageError
 from replay.header import Header, SourceFile, Tool, Trailer
 from replay.runs import ACCOUNT, Item
 from replay.sources.dialects import Dialect, Whole
-from replay.sources.files import Input
+from replay.sources.files import Input, chunks
 from replay.sources.ioctls import KVM_RUN, ioctl_name, is_kvm
-from replay.sources.merge import chunks
 from replay.sources.tally import Tally
 from replay.sources.tracefs_grammar import PageEvent, SyscallEnter, SyscallExit, page_event, syscall_of, task_line
 from replay.sources.tracefs_lexer import Block, TracefsLexer
@@ -133,6 +132,12 @@ class WitnessedStream:
         ours = witness(*self._main, Tally())  # its own import has counted already
         for other in self._others:
             conflicts(ours, witness(*other, self._tally), self._tally)
+
+    def close(self) -> None:
+        """Close the stream, where it can be."""
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
 
     def trailer(self) -> Trailer:
         """Return the counts of the stream, and the conflicts."""

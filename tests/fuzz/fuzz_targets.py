@@ -28,9 +28,9 @@ from replay.recording.verify import verify
 from replay.runs import Item, Run, events_of
 from replay.soundness import DAMAGED, REFUSED, SOUND, TORN
 from replay.sources import open_stream
-from replay.sources.files import Input
+from replay.sources.files import Input, chunks
 from replay.sources.lab import open_lab
-from replay.sources.merge import MergedImport, chunks
+from replay.sources.merge import MergedImport
 from replay.sources.strace_import import StraceImport
 from replay.sources.tracefs import TracefsImport
 from replay.stream import Stream

@@ -1,14 +1,13 @@
 """Replay many recordings on all cores, or on a cluster, and say what they say together."""
 
 import argparse
-import os
 from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import refuse_standard_input
 from replay.cli.lanes import add_lanes
 from replay.cli.results import Shapes, write_shape
-from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format
+from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format, add_jobs, jobs_of
 from replay.errors import UsageError
 from replay.units import counted
 
@@ -23,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", metavar="DIR|FILE", nargs="+", help="recordings, or folders of them")
     add_lanes(parser)
     parser.add_argument("-o", "--output", metavar="RESULT.sqlite", help="keep each result there; what is there is not done again")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one for each core)")
+    add_jobs(parser, "processes")
     parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="a Dask cluster that does the work, also dask://...")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="recordings to look at first (default: 10)")
     add_format(parser, "text", "json", "jsonl")
@@ -66,16 +65,7 @@ def _runner(args: argparse.Namespace, console: Console, files: int) -> "Runner":
         return cluster
     from replay.fleet.local import LocalPool
 
-    if not 0 <= args.jobs <= 4096:
-        raise UsageError(f"--jobs {args.jobs}", expected="1 or more")
-    return LocalPool(min(args.jobs or cores(), files))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return LocalPool(min(jobs_of(args), files))
 
 
 def status_of(report: "FleetReport") -> int:

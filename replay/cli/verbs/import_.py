@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs, say_losses, say_warnings
 from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
-from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
+from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs, add_jobs, jobs_of
 from replay.errors import UsageError
 from replay.units import counted
 
@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine", metavar="NAME=VALUE,...", help="facts that no trace tells: kernel_release=6.8,tdp=y")
     parser.add_argument("--durable", action="store_true", help="wait for the disk after each block, and say how far it is")
     parser.add_argument("--kvmgt", action="store_true", help="VFIO devices are KVMGT's vGPUs: opening one registers a notifier")
+    add_jobs(parser, "processes for long tracefs text: a second one reads ahead")
     parser.add_argument("--compress", choices=("zlib", "none"), default="zlib", help="of a .kvmr (default: zlib)")
     add_summary_format(parser)
 
@@ -45,7 +46,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("--durable needs a file", where=f"--output {STDIO}", expected="NAME.kvmr or NAME.jsonl")
     refuse_two_results(args)
     meter = Meter()
-    stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt, meter=meter)
+    stream = open_inputs(args.inputs, console, kvmgt=args.kvmgt, meter=meter, jobs=jobs_of(args))
     header = titled(stream.header, args)
     with opened_writer(args.output, header, force=args.force, announce=announcer(args, console)) as writer:
         for item in console.progress("importing").over(stream.items(), meter=meter):

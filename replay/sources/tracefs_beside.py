@@ -1,0 +1,166 @@
+"""Read tracefs text in a second process: it decompresses, splits lines and reads blocks, while this one takes what they say.
+
+Blocks come through a pipe, in order, so that the other process is never more than a few blocks ahead. What it can not read it
+says with the same error, at the same place among the blocks. It ends when its pipe is closed, which also happens when this
+process dies, whatever the reason.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Final
+
+from replay.errors import KvmReplayError, WorkerError
+from replay.sources import tracefs_lexer
+from replay.sources.files import Input, chunks
+from replay.sources.tracefs_lexer import Block, TracefsLexer
+from replay.sources.tracefs_reader import BlockReader, Known, known_of
+from replay.sources.tracefs_words import Bodies
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+PIPE_BYTES: Final = 1 << 20
+"""What the pipe holds where that can be chosen: some blocks."""
+_JOIN_SECONDS: Final = 10
+_F_SETPIPE_SZ: Final = 1031
+"""Source: include/uapi/linux/fcntl.h F_SETPIPE_SZ."""
+_TYPES: Final = ("int64", "uint32", "uint8", "int32")
+"""How time_ns, number, kind and start of a block's lines travel."""
+
+Said = tuple[str, Any]
+"""What the other process says: "block" with its parts, "end" with whether the last line is cut, or "error" with its parts."""
+
+
+class Hearing:
+    """Turns what the other process says into blocks. `cut`: as a lexer has it."""
+
+    def __init__(self, source: Input) -> None:
+        self.cut = False
+        self._source = source
+        self._bodies = Bodies()
+
+    def blocks(self, heard: Iterator[Said]) -> Iterator[Block]:
+        """Yield blocks with what their lines say; raises what the other process met."""
+        for what, said in heard:
+            if what == "end":
+                self.cut = said
+                return
+            if what == "error":
+                kind, found, where, expected, advice = said
+                raise kind(found, where=where, expected=expected, advice=advice)
+            yield self._block(*said)
+
+    def _block(self, first_line: int, text: bytes, place_bytes: int, ends: bytes, parts: tuple[Any, ...] | None) -> Block:
+        self._source.read_beside(place_bytes)
+        known = None if parts is None else self._known(*parts)
+        return Block(first_line, None, text, memoryview(ends).cast("I"), known)
+
+    def _known(self, layout: Any, columns: tuple[bytes, ...], forgotten: int, words: tuple[Any, ...]) -> Known:
+        import numpy as np
+
+        if forgotten != self._bodies.forgotten:
+            self._bodies = Bodies(forgotten=forgotten)  # blocks that wait keep what their numbers meant
+        self._bodies.extend(*words)
+        time_ns, number, kind, start = (np.frombuffer(column, kind) for column, kind in zip(columns, _TYPES, strict=True))
+        return known_of(layout, self._bodies, time_ns, number.astype(np.int64), kind, start.astype(np.int64))
+
+
+class BlocksBeside:
+    """Iterate over the blocks of a trace, as `TracefsLexer` does, with what their lines say. `close` ends the other process."""
+
+    def __init__(self, source: Input) -> None:
+        """Start the other process."""
+        self._source = source
+        self._hearing = Hearing(source)
+        context = multiprocessing.get_context("spawn")  # this process may have threads, of numpy for one: never a mere fork
+        self._pipe, theirs = context.Pipe(duplex=False)
+        arguments = (theirs, source.path, tracefs_lexer.BLOCK_BYTES)
+        self._process: BaseProcess | None = context.Process(target=_main, args=arguments, daemon=True)
+        try:
+            self._process.start()
+        finally:
+            theirs.close()
+
+    @property
+    def cut(self) -> bool:
+        """Whether the text ended without a newline."""
+        return self._hearing.cut
+
+    def __iter__(self) -> Iterator[Block]:
+        """Yield blocks; raises what the other process met, and WorkerError when it died."""
+        try:
+            yield from self._hearing.blocks(self._heard())
+        finally:
+            self.close()
+
+    def _heard(self) -> Iterator[Said]:
+        while True:
+            try:
+                said: Said = self._pipe.recv()
+            except (EOFError, OSError):
+                where, expected = self._source.name, "the blocks of a trace"
+                raise WorkerError(
+                    "the process that reads it died", where=where, expected=expected, advice="give --jobs 1"
+                ) from None
+            yield said
+
+    def close(self) -> None:
+        """End the other process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._pipe.close()
+        process.terminate()
+        process.join(_JOIN_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        process.close()
+
+
+def _main(pipe: Connection, path: str, block_bytes: int) -> None:
+    """Say the blocks of a trace; the other process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the first one's business
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            for said in spoken(Input(path), block_bytes):
+                pipe.send(said)
+    finally:
+        pipe.close()
+
+
+def spoken(source: Input, block_bytes: int) -> Iterator[Said]:
+    """Yield what is to be said of a trace."""
+    lexer = TracefsLexer(chunks(source), block_bytes)
+    reader, told = BlockReader(), (0, 1)
+    try:
+        for block in lexer:
+            known = reader.known(block, pairs=True)
+            parts = None if known is None else _parts(known, told)
+            told = told if known is None else (known.bodies.forgotten, len(known.bodies.kind))
+            yield "block", (block.first_line, block.text, source.place_bytes, _ends(block), parts)
+    except KvmReplayError as error:
+        yield "error", (type(error), error.found, error.where, error.expected, error.advice)
+    else:
+        yield "end", lexer.cut
+
+
+def _ends(block: Block) -> bytes:
+    import numpy as np
+
+    return np.flatnonzero(np.frombuffer(block.text, np.uint8) == ord("\n")).astype(np.uint32).tobytes()
+
+
+def _parts(known: Known, told: tuple[int, int]) -> tuple[Any, ...]:
+    """Return what is to be said of a block's lines; told: how often words were forgotten, and how many are known there."""
+    bodies = known.bodies
+    first = told[1] if told[0] == bodies.forgotten else 1
+    columns = zip((known.time_ns, known.number, known.kind, known.start), _TYPES, strict=True)
+    return known.layout, tuple(column.astype(kind).tobytes() for column, kind in columns), bodies.forgotten, bodies.since(first)
