@@ -27,36 +27,42 @@ PIPE_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 10
 _F_SETPIPE_SZ: Final = 1031
 """Source: include/uapi/linux/fcntl.h F_SETPIPE_SZ."""
-_TYPES: Final = ("int64", "uint32", "uint8", "int32")
-"""How time_ns, number, kind and start of a block's lines travel."""
+_BLOCK: Final = "block"
+_TYPES: Final = ("uint32", "int64", "uint32", "uint8", "int32")
+"""How ends, time_ns, number, kind and start of a block's lines travel."""
 
-Said = tuple[str, Any]
-"""What the other process says: "block" with its parts, "end" with whether the last line is cut, or "error" with its parts."""
+Said = tuple[str, Any, bytes]
+"""What the other process says: "block", its parts and its text; "end" and whether the last line is cut; "error" and its parts."""
 
 
 class Hearing:
-    """Turns what the other process says into blocks. `cut`: as a lexer has it."""
+    """Turns what the other process says into blocks. `cut`, `line`: as a lexer has them."""
 
     def __init__(self, source: Input) -> None:
         self.cut = False
+        self.line = 1
         self._source = source
         self._bodies = Bodies()
 
     def blocks(self, heard: Iterator[Said]) -> Iterator[Block]:
         """Yield blocks with what their lines say; raises what the other process met."""
-        for what, said in heard:
+        for what, said, text in heard:
             if what == "end":
                 self.cut = said
                 return
             if what == "error":
                 kind, found, where, expected, advice = said
                 raise kind(found, where=where, expected=expected, advice=advice)
-            yield self._block(*said)
+            block = self._block(text, *said)
+            self.line += len(block)
+            yield block
 
-    def _block(self, first_line: int, text: bytes, place_bytes: int, ends: bytes, parts: tuple[Any, ...] | None) -> Block:
+    def _block(self, text: bytes, first_line: int, place_bytes: int, parts: tuple[Any, ...] | None) -> Block:
         self._source.read_beside(place_bytes)
-        known = None if parts is None else self._known(*parts)
-        return Block(first_line, None, text, memoryview(ends).cast("I"), known)
+        if parts is None:
+            return Block(first_line, None, text)
+        known = self._known(*parts)
+        return Block(first_line, None, text, known.ends, known)
 
     def _known(self, layout: Any, columns: tuple[bytes, ...], forgotten: int, words: tuple[Any, ...]) -> Known:
         import numpy as np
@@ -64,8 +70,10 @@ class Hearing:
         if forgotten != self._bodies.forgotten:
             self._bodies = Bodies(forgotten=forgotten)  # blocks that wait keep what their numbers meant
         self._bodies.extend(*words)
-        time_ns, number, kind, start = (np.frombuffer(column, kind) for column, kind in zip(columns, _TYPES, strict=True))
-        return known_of(layout, self._bodies, time_ns, number.astype(np.int64), kind, start.astype(np.int64))
+        ends, time_ns, number, kind, start = (np.frombuffer(column, kind) for column, kind in zip(columns, _TYPES, strict=True))
+        return known_of(
+            layout, self._bodies, ends.astype(np.int64), time_ns, number.astype(np.int64), kind, start.astype(np.int64)
+        )
 
 
 class BlocksBeside:
@@ -89,6 +97,11 @@ class BlocksBeside:
         """Whether the text ended without a newline."""
         return self._hearing.cut
 
+    @property
+    def line(self) -> int:
+        """Number of the next line."""
+        return self._hearing.line
+
     def __iter__(self) -> Iterator[Block]:
         """Yield blocks; raises what the other process met, and WorkerError when it died."""
         try:
@@ -99,13 +112,14 @@ class BlocksBeside:
     def _heard(self) -> Iterator[Said]:
         while True:
             try:
-                said: Said = self._pipe.recv()
+                what, said = self._pipe.recv()
+                text = self._pipe.recv_bytes() if what == _BLOCK else b""
             except (EOFError, OSError):
                 where, expected = self._source.name, "the blocks of a trace"
                 raise WorkerError(
                     "the process that reads it died", where=where, expected=expected, advice="give --jobs 1"
                 ) from None
-            yield said
+            yield what, said, text
 
     def close(self) -> None:
         """End the other process."""
@@ -130,8 +144,10 @@ def _main(pipe: Connection, path: str, block_bytes: int) -> None:
         fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
     try:
         with contextlib.suppress(BrokenPipeError):
-            for said in spoken(Input(path), block_bytes):
-                pipe.send(said)
+            for what, said, text in spoken(Input(path), block_bytes):
+                pipe.send((what, said))
+                if what == _BLOCK:
+                    pipe.send_bytes(text)  # by itself: as a part of what is pickled it would be copied once more on each side
     finally:
         pipe.close()
 
@@ -145,22 +161,16 @@ def spoken(source: Input, block_bytes: int) -> Iterator[Said]:
             known = reader.known(block, pairs=True)
             parts = None if known is None else _parts(known, told)
             told = told if known is None else (known.bodies.forgotten, len(known.bodies.kind))
-            yield "block", (block.first_line, block.text, source.place_bytes, _ends(block), parts)
+            yield _BLOCK, (block.first_line, source.place_bytes, parts), block.text
     except KvmReplayError as error:
-        yield "error", (type(error), error.found, error.where, error.expected, error.advice)
+        yield "error", (type(error), error.found, error.where, error.expected, error.advice), b""
     else:
-        yield "end", lexer.cut
-
-
-def _ends(block: Block) -> bytes:
-    import numpy as np
-
-    return np.flatnonzero(np.frombuffer(block.text, np.uint8) == ord("\n")).astype(np.uint32).tobytes()
+        yield "end", lexer.cut, b""
 
 
 def _parts(known: Known, told: tuple[int, int]) -> tuple[Any, ...]:
     """Return what is to be said of a block's lines; told: how often words were forgotten, and how many are known there."""
     bodies = known.bodies
     first = told[1] if told[0] == bodies.forgotten else 1
-    columns = zip((known.time_ns, known.number, known.kind, known.start), _TYPES, strict=True)
+    columns = zip((known.ends, known.time_ns, known.number, known.kind, known.start), _TYPES, strict=True)
     return known.layout, tuple(column.astype(kind).tobytes() for column, kind in columns), bodies.forgotten, bodies.since(first)

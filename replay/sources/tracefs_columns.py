@@ -28,10 +28,12 @@ class Layout:
 class BlockColumns:
     """The lines of a block, by row.
 
+    ends: where they end in the text.
     timed: rows that have a time where the layout has it. time_ns: of the other rows it means nothing. heads: the first rows of
     lines that follow each other and begin alike, up to the time; alike: how many these are. bodies: what stands behind the time.
     """
 
+    ends: "NDArray[Any]"
     timed: "NDArray[Any]"
     time_ns: "NDArray[Any]"
     heads: list[int]
@@ -58,7 +60,8 @@ def columns_of(block: Block, layout: Layout) -> BlockColumns | None:
     changed[1:] = (fixed[1:, : layout.seconds] != fixed[:-1, : layout.seconds]).any(axis=1) | ~timed[:-1]
     heads = np.flatnonzero(changed)
     body = layout.body
-    return BlockColumns(timed, time_ns, heads.tolist(), np.diff(heads, append=len(ends)), [line[body:] for line in block.lines])
+    bodies = [line[body:] for line in block.lines]
+    return BlockColumns(ends, timed, time_ns, heads.tolist(), np.diff(heads, append=len(ends)), bodies)
 
 
 def _times(fixed: "NDArray[Any]", layout: Layout) -> "tuple[NDArray[Any], NDArray[Any]]":

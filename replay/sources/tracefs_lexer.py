@@ -1,7 +1,8 @@
 """Split tracefs text into blocks of lines."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, runtime_checkable
 
 import attrs
 
@@ -9,6 +10,8 @@ from replay.errors import TraceSyntaxError
 from replay.sources.files import Input, chunks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from replay.sources.tracefs_reader import Known
 
 BLOCK_BYTES: Final = 1 << 18
@@ -32,7 +35,7 @@ class Block:
     first_line: int
     _lines: list[bytes] | None
     text: bytes = b""
-    ends: memoryview | None = None
+    ends: "NDArray[Any] | None" = None
     known: "Known | None" = None
 
     @property
@@ -60,6 +63,11 @@ class Blocks(Protocol):
     @property
     def cut(self) -> bool:
         """Whether the text ended without a newline; after the last block."""
+        ...
+
+    @property
+    def line(self) -> int:
+        """Number of the next line."""
         ...
 
     def __iter__(self) -> Iterator[Block]:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 class Known:
     """What the lines of a block say, by row.
 
-    bodies: what the numbers of bodies mean. time_ns: of lines that are known. number: of the body. kind: of it, COLD for lines
-    that are not known in all parts. start: number of the head. pair: rows of calls whose result is the next row. pages, dull:
-    rows of shadow pages, with and without effect.
+    bodies: what the numbers of bodies mean. ends: where lines end in the text. time_ns: of lines that are known. number: of the
+    body. kind: of it, COLD for lines that are not known in all parts. start: number of the head. pair: rows of calls whose result
+    is the next row. pages, dull: rows of shadow pages, with and without effect.
     """
 
     layout: Layout
     bodies: Bodies
+    ends: "NDArray[Any]"
     time_ns: "NDArray[Any]"
     number: "NDArray[Any]"
     kind: "NDArray[Any]"
@@ -33,13 +34,13 @@ class Known:
 
 
 def known_of(layout: Layout, bodies: Bodies, *columns: "NDArray[Any]") -> Known:
-    """Return what lines say. columns: time_ns, number, kind and start; of calls only those are of a kind whose pair is whole."""
+    """Return what lines say. columns: ends, time_ns, number, kind and start; no call is of a kind whose other half is not there."""
     import numpy as np
 
-    time_ns, number, kind, start = columns
+    ends, time_ns, number, kind, start = columns
     rows = np.flatnonzero
     pair, pages, dull = rows(kind == ENTERED), rows(kind >= FIRST_KIND), rows(kind == DULL)
-    return Known(layout, bodies, time_ns, number, kind, start, pair, pages, dull)
+    return Known(layout, bodies, ends, time_ns, number, kind, start, pair, pages, dull)
 
 
 @attrs.define
@@ -70,4 +71,4 @@ class BlockReader:
         result = np.zeros(len(number), bool)
         result[1:] = pair[:-1]
         kind[((kind == ENTERED) & ~pair) | ((kind == RETURNED) & ~result)] = COLD
-        return known_of(layout, self.bodies, columns.time_ns, number, kind, start)
+        return known_of(layout, self.bodies, columns.ends, columns.time_ns, number, kind, start)

@@ -51,11 +51,14 @@ class Bodies:
     def numbers(self, bodies: Sequence[bytes]) -> list[int]:
         """Return the number of each body."""
         found = list(map(self._numbers.get, bodies, repeat(-1)))
-        if -1 not in found:
-            return found
-        if len(self._numbers) + found.count(-1) > WORDS_MAX:
+        new = found.count(-1)
+        if new and len(self._numbers) + new > WORDS_MAX:
             self._forget()
-        return [self._numbers[body] if body in self._numbers else self._learned(body) for body in bodies]
+            found = [-1] * len(bodies)
+        for at in [at for at, number in enumerate(found) if number < 0] if new else ():
+            number = self._numbers.get(bodies[at])
+            found[at] = self._learned(bodies[at]) if number is None else number
+        return found
 
     def since(self, first: int) -> tuple[bytes, bytes, bytes, list[Any]]:
         """Return what the numbers from one on mean, for another process."""

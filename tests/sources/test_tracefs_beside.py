@@ -42,6 +42,10 @@ class Retold:
     def cut(self) -> bool:
         return self._hearing.cut
 
+    @property
+    def line(self) -> int:
+        return self._hearing.line
+
     def __iter__(self) -> Iterator[Block]:
         return self._hearing.blocks(self._said)
 
