@@ -34,7 +34,7 @@ class Known:
 
 
 def known_of(layout: Layout, bodies: Bodies, *columns: "NDArray[Any]") -> Known:
-    """Return what lines say. columns: ends, time_ns, number, kind and start; no call is of a kind whose other half is not there."""
+    """Return what lines say. columns: ends, time_ns, number, kind and start; calls are of a kind only with their other half."""
     import numpy as np
 
     ends, time_ns, number, kind, start = columns
