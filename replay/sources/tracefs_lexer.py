@@ -1,7 +1,6 @@
 """Split tracefs text into blocks of lines."""
 
 from collections.abc import Iterable, Iterator
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, runtime_checkable
 
 import attrs
