@@ -172,11 +172,15 @@ def _by_format(inputs: Sequence["Input"]) -> dict[str, list["Input"]]:
 
 def _format(source: "Input") -> str:
     """Return the format of an input; when its first lines do not tell, by more of them."""
-    from replay.errors import UnknownFormatError
-    from replay.sources.detect import detect
-    from replay.sources.files import HEAD_BYTES
+    from replay.recording.blocks import SIGNATURE
 
     head = source.head()
+    if head.startswith(SIGNATURE):
+        return "kvmr"
+    from replay.errors import UnknownFormatError
+    from replay.sources.detect import detect  # the importers' lexers are read for it
+    from replay.sources.files import HEAD_BYTES
+
     try:
         return detect(head, name=source.name)
     except UnknownFormatError:

@@ -1,7 +1,7 @@
 """Replay a recording through several policies and report every divergence."""
 
 import argparse
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
@@ -20,6 +20,10 @@ from replay.cli.verb import (
     add_output,
 )
 
+if TYPE_CHECKING:
+    from replay.analyses.compare_report import CompareReport
+    from replay.report.cases import Suite
+
 _STATUS: Final = {"same": SAME, "divergence": DIVERGENCE, "cannot tell": CANNOT_TELL}
 
 
@@ -35,7 +39,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.compare import compare, watched
-    from replay.report.cases import compare_suite
     from replay.report.compare_text import compare_text
 
     stream = open_inputs(args.inputs, console)
@@ -44,10 +47,16 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         items = console.progress("replaying").over(stream.items())
         report = compare(watched(iter(items), stream), lanes, paranoid=args.paranoid, order_budget=args.order_budget)
         name = " ".join(args.inputs)
-        shapes = Shapes("compare", report, lambda paint: compare_text(report, paint), lambda: compare_suite(report, name))
+        shapes = Shapes("compare", report, lambda paint: compare_text(report, paint), lambda: _suite(report, name))
         write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
     return _STATUS[report.verdict]
+
+
+def _suite(report: "CompareReport", name: str) -> "Suite":
+    from replay.report.cases import compare_suite  # forms of CASES alone need it, and the reports of other verbs with it
+
+    return compare_suite(report, name)
 
 
 COMPARE: Final = Verb(
