@@ -18,6 +18,9 @@ AsId = NewType("AsId", int)
 SlotId = NewType("SlotId", int)
 """Memslot id inside its address space, 0..32766."""
 
+_YES: Final = dict.fromkeys(("y", "yes", "1", "true", "on"), True)
+YES_NO: Final = _YES | dict.fromkeys(("n", "no", "0", "false", "off"), False)
+"""Words for yes and no, wherever a user says a fact."""
 PAGE_SHIFT: Final = 12
 PAGE_SIZE_BYTES: Final = 1 << PAGE_SHIFT
 U16_MAX: Final = (1 << 16) - 1

@@ -1,7 +1,9 @@
 """Read the options that choose lanes and profile, for the verbs that replay."""
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from replay.cli.numbers import whole
 
 if TYPE_CHECKING:
     from replay.cli.console import Console
@@ -37,21 +39,11 @@ def add_order_budget(parser: argparse.ArgumentParser) -> None:
     """Add --order-budget."""
     parser.add_argument(
         "--order-budget",
-        type=_calls,
+        type=whole("a number of calls, such as 10000", most=10**12 - 1),
         default=10_000,
         metavar="CALLS",
         help="most calls to try in search of an order for each group of calls that overlap in time (default: 10000)",
     )
-
-
-def _calls(word: str) -> int:
-    """Return a number of calls. Raises ArgumentTypeError for what is none."""
-    if not word.isascii() or not word.isdigit() or len(word) > _DIGITS_MAX:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of calls, such as 10000")
-    return int(word)
-
-
-_DIGITS_MAX: Final = 12
 
 
 def lanes_of(args: argparse.Namespace, header: "Header", console: "Console") -> "list[Lane]":

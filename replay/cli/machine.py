@@ -3,22 +3,11 @@
 from typing import TYPE_CHECKING
 
 from replay.errors import UsageError
+from replay.units import YES_NO
 
 if TYPE_CHECKING:
     from replay.events.base import FieldSpec
 
-_WORDS = {
-    "yes": True,
-    "true": True,
-    "1": True,
-    "on": True,
-    "y": True,
-    "no": False,
-    "false": False,
-    "0": False,
-    "off": False,
-    "n": False,
-}
 _NOT_KNOWN = frozenset({"", "?", "unknown"})
 
 
@@ -51,9 +40,9 @@ def _parse_fact(value: str, spec: "FieldSpec", where: str) -> bool | int | str |
     if value.lower() in _NOT_KNOWN and spec.optional:
         return None
     if spec.shape == "bool":
-        if value.lower() not in _WORDS:
+        if value.lower() not in YES_NO:
             raise UsageError(f"{value!r} is neither yes nor no", where=where, expected="y, n or unknown")
-        return _WORDS[value.lower()]
+        return YES_NO[value.lower()]
     if spec.shape == "uint":
         number = int(value) if value.isascii() and value.isdecimal() and len(value) <= 20 else -1
         if not 0 <= number <= spec.max:

@@ -12,6 +12,7 @@ import attrs
 from replay.errors import ProfileError
 from replay.header import Machine
 from replay.kvm.release import Release
+from replay.units import YES_NO
 
 
 @attrs.frozen(kw_only=True)
@@ -49,11 +50,9 @@ def _word(value: object) -> str:
 
 
 def _flag(text: str) -> bool:
-    known = {"1": True, "y": True, "yes": True, "true": True, "on": True}
-    known |= {"0": False, "n": False, "no": False, "false": False, "off": False}
-    if text.lower() not in known:
+    if text.lower() not in YES_NO:
         raise ValueError(text)
-    return known[text.lower()]
+    return YES_NO[text.lower()]
 
 
 def _number(text: str, least: int, most: int) -> int:

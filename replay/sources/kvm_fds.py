@@ -206,7 +206,7 @@ class KvmFds:
     def _foreign(self, record: Syscall, task: Task, vm: Vm) -> bool:
         """Say whether the caller's mm is another than the VM's; the kernel refuses such calls before anything else.
 
-        Source: virt/kvm/kvm_main.c kvm_vm_ioctl(): `if (kvm->mm != current->mm || kvm->vm_dead) return -EIO;`
+        Source: virt/kvm/kvm_main.c kvm_vm_ioctl(), -EIO before the call is looked at [6.1, 6.12].
         """
         refused = record.ret == -EIO
         if vm.mm is None and record.ret is not None and not refused:

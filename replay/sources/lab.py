@@ -15,7 +15,7 @@ from replay.events import Event, Lost, Observe
 from replay.events.base import Source
 from replay.header import Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import Item, items_of
-from replay.sources.files import Input, text_lines
+from replay.sources.files import Input, lines_of
 from replay.sources.lab_compose import RACED, events_of, raced_vm
 from replay.sources.lab_lines import LabEnd, LabLine, is_cut, parse_line
 from replay.sources.lab_module import MODULE_READERS
@@ -73,12 +73,7 @@ def open_lab(what: str | Input, machine: Machine | None = None) -> "LabImport":
     config = config_of(_beside(source, CONFIG_NAME, CONFIG_CHARS_MAX))
     script = _beside(source, f"{source.name.removesuffix('.out')}.script", SCRIPT_CHARS_MAX)
     known = with_facts(machine or Machine(), config)
-    return LabImport(source.name, _lines(source), known, script=script)
-
-
-def _lines(source: Input) -> Iterator[str]:
-    with source.open() as stream:
-        yield from text_lines(stream)
+    return LabImport(source.name, lines_of(source), known, script=script)
 
 
 def _beside(source: Input, name: str, most: int) -> str:

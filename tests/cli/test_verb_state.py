@@ -82,6 +82,7 @@ class TestTrouble:
         ("arguments", "code", "words"),
         [
             (["--at", "7"], "KVR001", "there is no event 7; expected 0 to 6"),
+            (["--at", "9" * 5000], "KVR001", "' is not an event number"),
             (["--at", "-1"], "KVR001", ""),
             (["--at", "six"], "KVR001", "'six' is not an event number"),
             (["--lanes", "eagre"], "KVR300", "'eagre' is not a policy"),

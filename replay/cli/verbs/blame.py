@@ -6,16 +6,11 @@ from typing import Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.numbers import whole
 from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
 
 GFN_BITS: Final = 52
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
-    return int(text)
 
 
 def _gfn(text: str) -> int:
@@ -31,10 +26,10 @@ def _gfn(text: str) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     parser.add_argument("--gfn", metavar="GFN", type=_gfn, required=True, help="the page: its guest frame number, e.g. 0x1000")
-    parser.add_argument("--vm", metavar="N", type=_number, help="the VM (default: every VM)")
+    parser.add_argument("--vm", metavar="N", type=whole(), help="the VM (default: every VM)")
     parser.add_argument("--as-id", metavar="N", type=int, choices=(0, 1), help="only this address space (default: both)")
-    parser.add_argument("--at", metavar="EVENT", type=_number, help="look at the page after this event (default: the last)")
-    parser.add_argument("--last", metavar="COUNT", type=_number, help="only the last COUNT events (default: all)")
+    parser.add_argument("--at", metavar="EVENT", type=whole(), help="look at the page after this event (default: the last)")
+    parser.add_argument("--last", metavar="COUNT", type=whole(), help="only the last COUNT events (default: all)")
     add_lanes(parser)
     add_no_index(parser)
     add_format(parser, "text", "json", "jsonl")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
+from replay.cli.numbers import whole
 from replay.cli.seeking import first_time_ns, skip_to
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
 from replay.errors import UsageError
@@ -22,21 +23,15 @@ Numbered = tuple[int, "Event"]
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument("--from", dest="first", metavar="EVENT", type=_number, default=0, help="first event (default: 0)")
-    parser.add_argument("--to", dest="last", metavar="EVENT", type=_number, help="last event (default: the last one there is)")
+    parser.add_argument("--from", dest="first", metavar="EVENT", type=whole(), default=0, help="first event (default: 0)")
+    parser.add_argument("--to", dest="last", metavar="EVENT", type=whole(), help="last event (default: the last one there is)")
     parser.add_argument(
         "--kind", metavar="KIND", action="append", help="only events of this kind, e.g. memslot.set; may be repeated"
     )
-    parser.add_argument("--vm", metavar="N", type=_number, help="only events of this VM")
+    parser.add_argument("--vm", metavar="N", type=whole(), help="only events of this VM")
     parser.add_argument("--source", action="store_true", help="say in text where in the trace each event was read")
     add_format(parser, "text", "jsonl", "json", GOLDEN)
     add_output(parser)
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
-    return int(text)
 
 
 def chosen_codes(kinds: list[str] | None) -> frozenset[int] | None:

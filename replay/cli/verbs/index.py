@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.numbers import whole
 from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format
 from replay.errors import TornError, UnwritableError, UsageError
@@ -14,18 +15,12 @@ if TYPE_CHECKING:
     from replay.analyses.index_report import IndexReport
 
 
-def _events(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < len(text) <= 20 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
-    return int(text)
-
-
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="RECORDING", help="a .kvmr recording")
     parser.add_argument(
         "--every",
         metavar="EVENTS",
-        type=_events,
+        type=whole("a number of events", least=1),
         default=0,
         help="leave a checkpoint at blocks so many events apart (default: as many as fit in 0.9 %% of the file)",
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from replay.cli.console import Console
+from replay.cli.numbers import whole
 from replay.cli.outputs import check_file_output
 from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import CANNOT_TELL, DIVERGENCE, SAME, TROUBLE, Verb, add_format
@@ -26,13 +27,7 @@ TURN_POLL_SECONDS: Final = 0.2
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else -1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return number
-
-    return read
+    return whole(f"a whole number from {least} to {most}", least, most)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

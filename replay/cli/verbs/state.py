@@ -6,6 +6,7 @@ from typing import Final
 from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
+from replay.cli.numbers import whole
 from replay.cli.results import Shapes, write_shape
 from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
 
@@ -13,9 +14,7 @@ from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_
 def _event(text: str) -> int | None:
     if text == "end":
         return None
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an event number")
-    return int(text)
+    return whole("an event number")(text)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
