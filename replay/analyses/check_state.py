@@ -4,7 +4,7 @@ Each comparison is a row with the kernel's own name and the place where the kern
 struct kvm_arch, struct kvm_memory_slot [6.1, 6.12].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -22,6 +22,7 @@ from replay.kvm.allocator import (
 from replay.kvm.memslot import Memslot
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.vm import Vm
+from replay.units import counted
 
 STATE: Final = "VM state"
 ORDER: Final = "slots and their order"
@@ -95,7 +96,9 @@ def _compare_vm(vm: Vm, seen: ObservedVm, *, dark: str) -> Iterator[Compared]:
     )
     for name, observed, expected, source, reason in rows:
         if observed is not None:
-            yield Compared(STATE, name, str(int(expected)), str(int(observed)), source, reason)
+            yes_no = isinstance(observed, bool)
+            ours, theirs = (_WORDS[bool(number)] if yes_no else str(number) for number in (expected, observed))
+            yield Compared(STATE, name, ours, theirs, source, reason)
 
 
 def _compare_slots(vm: Vm, seen: tuple[ObservedSlot, ...], *, dark: str) -> Iterator[Compared]:
@@ -133,7 +136,8 @@ def _compare_slot(vm: Vm, mine: Memslot, seen: ObservedSlot, *, dark: str) -> It
         ("dirty_bitmap", (mine.dirty_bitmap,), (seen.dirty_bitmap,), "kvm_main.c kvm_prepare_memory_region()", ""),
     )
     for array, pointers, flags, source, reason in rows:
-        yield Compared(ARRAYS, f"{name} {array}", _present(pointers), " ".join(str(int(flag)) for flag in flags), source, reason)
+        there = tuple(pointer is not None for pointer in pointers)
+        yield Compared(ARRAYS, f"{name} {array}", _pointers(there), _pointers(flags), source, reason)
     if seen.counts is not None:
         counts = {mine.base_gfn + index: count for index, count in sorted(arch.counts.items())}
         observed = " ".join(f"{row.gfn:#x}:{row.count}" for row in seen.counts)
@@ -141,8 +145,12 @@ def _compare_slot(vm: Vm, mine: Memslot, seen: ObservedSlot, *, dark: str) -> It
         yield Compared(COUNTS, f"{name} counters", expected, observed, "page_track.c update_gfn_write_track()", dark)
 
 
-def _present(pointers: tuple[Allocation | None, ...]) -> str:
-    return " ".join("0" if pointer is None else "1" for pointer in pointers)
+_WORDS: Final = ("no", "yes")
+
+
+def _pointers(there: Sequence[int]) -> str:
+    """Say which arrays of a kind are there, one a level."""
+    return ", ".join("allocated" if one else "NULL" for one in there)
 
 
 @attrs.define
@@ -186,4 +194,15 @@ def compare_areas(window: Window, seen: tuple[ObservedArea, ...]) -> Compared | 
 
 
 def _rows(sites: dict[str, list[int]]) -> str:
-    return "; ".join(f"{site} +{row[0]}/{row[1]} pages -{row[2]}/{row[3]} pages" for site, row in sorted(sites.items()))
+    return "; ".join(f"{site} {', '.join(_changes(row))}" for site, row in sorted(sites.items()))
+
+
+def _changes(row: list[int]) -> Iterator[str]:
+    """Say areas and pages, taken and given back, of one function.
+
+    >>> list(_changes([2, 3, 1, 1]))
+    ['+2 areas of 3 pages', '-1 area of 1 page']
+    """
+    for sign, (areas, pages) in (("+", row[:2]), ("-", row[2:])):
+        if areas or pages:
+            yield f"{sign}{counted(areas, 'area')} of {counted(pages, 'page')}"

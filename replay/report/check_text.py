@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from replay.analyses.check_report import AGREES, CANNOT_TELL, CONTRADICTED, CheckReport, Mismatch
+from replay.analyses.check_state import AREAS
 from replay.analyses.compare_report import Fact
 from replay.report.columns import columns
 from replay.report.finding_text import wrapped
@@ -14,6 +15,7 @@ from replay.units import counted
 
 MISMATCHES_SHOWN: Final = 20
 """Most mismatches that get their own lines; JSON has more."""
+_SINCE: Final = "taken (+) and given back (-) since the observation before, by function"
 STYLES: Final = {AGREES: "green", CONTRADICTED: "red", CANNOT_TELL: "yellow"}
 
 
@@ -100,7 +102,8 @@ def mismatches_text(report: CheckReport, paint: Paint) -> Iterator[str]:
 def _mismatch(mismatch: Mismatch) -> Iterator[str]:
     line = "" if mismatch.line is None else f", line {mismatch.line}"
     vm = "" if mismatch.vm is None else f" VM {mismatch.vm}"
-    yield f"  event {mismatch.event}{line}{vm}: {mismatch.what}"
+    what = f"{mismatch.what} {_SINCE}" if mismatch.facet == AREAS else mismatch.what
+    yield f"  event {mismatch.event}{line}{vm}: {what}"
     yield f"    model:  {printable(mismatch.expected) or 'nothing'}{f' ({mismatch.rule})' if mismatch.rule else ''}"
     yield f"    kernel: {printable(mismatch.observed) or 'nothing'}"
-    yield f"    rule:   {mismatch.source}"
+    yield f"    source: {mismatch.source}"

@@ -1,6 +1,7 @@
 """Say in text what a recording holds."""
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 from typing import Final
 
 from replay.analyses.info import Info, TrackingCounts, VmInfo
@@ -19,6 +20,8 @@ VMS_SHOWN: Final = 20
 COUNTERS_SHOWN: Final = 20
 """Most counters of one severity that get a line; JSON has them all."""
 _INDENT: Final = "  "
+_FACT_WIDTH: Final = 96
+"""Longest part of a fact that stands on one line, behind its name."""
 
 
 def info_text(info: Info, paint: Paint | None = None) -> Iterator[str]:
@@ -41,7 +44,11 @@ def _facts(info: Info) -> list[str]:
     if info.provenance:
         rows.append(("provenance", info.provenance))
     title = printable(info.title) or "untitled recording"
-    return [title, *columns([(key, printable(text)) for key, text in rows], left=(0, 1))]
+    parts = ((key, wrap(printable(text), _FACT_WIDTH, break_on_hyphens=False) or [""]) for key, text in rows)
+    return [
+        title,
+        *columns([("" if place else key, part) for key, found in parts for place, part in enumerate(found)], left=(0, 1)),
+    ]
 
 
 def machine_text(machine: Machine) -> str:

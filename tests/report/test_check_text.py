@@ -114,7 +114,7 @@ class TestText:
             "  event 4, line 2 VM 0: areas",
             "    model:  nothing (create)",
             "    kernel: a\\x1b[2J",
-            "    rule:   x.c f()",
+            "    source: x.c f()",
         ]
 
     def test_many_mismatches(self) -> None:
