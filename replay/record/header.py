@@ -57,15 +57,17 @@ def config_words(read: Callable[[str], str | None], release: str) -> str:
     return " ".join([*parameters, *options])[:FACTS_MAX]
 
 
-def recording_header(job: Job, tools: tuple[Tool, ...], files: tuple[SourceFile, ...], clock: str, own: str) -> Header:
-    """Return the header of a recording that is about to begin. own: our own command line."""
+def recording_header(
+    job: Job, machine: Machine, tools: tuple[Tool, ...], files: tuple[SourceFile, ...], clock: str, own: str
+) -> Header:
+    """Return the header of a recording that is about to begin. machine: as it was found before. own: our own command line."""
     what = quoted(job.command) if job.pid is None else f"process {job.pid} ({name_of(job.pid)})"
     provenance = (
         f"recorded on the machine itself; clocks at its begin: {clock_pairs()}; {config_words(read_text, platform.release())}"
     )
     return Header(
         title=f"record: {what}"[:256],
-        machine=this_machine(),
+        machine=machine,
         clock=clock,
         tools=(Tool(name="kvm-replay record", version=VERSION, command=own[:4096]), *tools),
         sources=files,

@@ -137,7 +137,7 @@ class MergedImport:
         owners = Owners(resolver, by_thread=by_thread, outside=lambda tid: tid not in threads)
         emit = Emitter(resolver, owners, ItemWriter(file, nested=self.header.machine.tdp is True))
         feed = StraceFeed(emit, self._pairing, MemslotPlaces(), tally, names)
-        calls = PairedCalls(feed, tally, name, file, follows=len(threads) > 1)
+        calls = PairedCalls(feed, tally, name, file, follows=bool(threads))  # strace names threads with -f only
         self._calls = calls
         return self._walk_of(emit, calls, file)
 

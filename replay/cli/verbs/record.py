@@ -11,8 +11,9 @@ from replay.units import counted
 
 if TYPE_CHECKING:
     from replay.header import Header
+    from replay.header import Machine as Facts
     from replay.record.abilities import Machine, Source
-    from replay.record.captures import Capture, Job
+    from replay.record.captures import Capture
     from replay.record.session import Outcome
 
 SPARE: Final = "record.kvmr"
@@ -131,6 +132,7 @@ def _record(
 
     from replay.record.captures import Job
     from replay.record.choose import capture_of
+    from replay.record.header import this_machine
     from replay.record.processes import Children
     from replay.record.session import prepared
 
@@ -139,10 +141,11 @@ def _record(
     children.adopt_orphans()
     done = False
     try:
+        facts = this_machine()  # makes a VM: before anything records it
         names = [source.name for source in sources]
         name, capture = prepared(names, lambda name: capture_of(name, job, machine, children), console.warn)
         _say_source(next(source for source in sources if source.name == name), capture, console)
-        outcome = _write(args, console, output, capture, job)
+        outcome = _write(args, console, output, capture, facts)
         done = True
     finally:
         keeps = args.keep_traces if done else any(path.stat().st_size for path in folder.glob("*.txt"))
@@ -152,20 +155,20 @@ def _record(
     return outcome.status
 
 
-def _write(args: argparse.Namespace, console: Console, output: str, capture: "Capture", job: "Job") -> "Outcome":
+def _write(args: argparse.Namespace, console: Console, output: str, capture: "Capture", facts: "Facts") -> "Outcome":
     from replay.record.session import Session
     from replay.recording import Writer
 
     children = capture.children
     try:
-        with Writer(output, _header(args, capture, job), overwrite=args.force) as writer:
+        with Writer(output, _header(args, capture, facts), overwrite=args.force) as writer:
             return Session(capture, children, writer, console.warn).run()
     finally:
         capture.close()
         children.kill_all()
 
 
-def _header(args: argparse.Namespace, capture: "Capture", job: "Job") -> "Header":
+def _header(args: argparse.Namespace, capture: "Capture", facts: "Facts") -> "Header":
     import attrs
 
     from replay.cli.machine import parse_machine
@@ -173,10 +176,11 @@ def _header(args: argparse.Namespace, capture: "Capture", job: "Job") -> "Header
     from replay.record.header import recording_header
     from replay.record.scripts import quoted
 
+    job = capture.job
     words = ["kvm-replay", "record", "--with", args.source]
     own = quoted([*words, "--pid", str(job.pid)] if job.pid is not None else [*words, "--", *job.command])
     files = tuple(SourceFile(name=name, format=form) for name, form in capture.texts())
-    header = recording_header(job, capture.tools(), files, capture.clock, own)
+    header = recording_header(job, facts, capture.tools(), files, capture.clock, own)
     if args.title is not None:
         header = attrs.evolve(header, title=args.title[:256])
     return replace_machine(header, **parse_machine(args.machine)) if args.machine else header
