@@ -219,7 +219,10 @@ class StraceLexer:
             return record
         more, ret, tail = found.groups()
         record.args += more.rstrip()
-        self._result(record, ret, tail, split=True)
+        if record.ret is None:
+            self._result(record, ret, tail, split=True)
+        else:  # known since the thread took its leader's place
+            self.succeeded += 1
         return record
 
     def _result(self, record: Syscall, ret: str, tail: str, *, split: bool = False) -> None:
@@ -272,9 +275,22 @@ class StraceLexer:
             return None
         if found[1].startswith("superseded"):
             by = int(found[2]) if found[2].isdecimal() and len(found[2]) < _NUMBER_DIGITS_MAX else None
+            self._supersede(tid, by)
             return TaskEnd(tid, number, superseded_by=by, time_ns=time_ns, file=self._file)
         self._pending.pop(tid, None)
         return TaskEnd(tid, number, found[1] == "killed by", None, time_ns, self._file)
+
+    def _supersede(self, tid: int, by: int | None) -> None:
+        """Take that a thread's execve has succeeded: it goes on under its leader's number, and so does the second half.
+
+        What strace prints as its result is not always one: 6.1 mixes it up when another thread's signal comes between.
+        """
+        first = self._pending.get(tid if by is None else by)
+        if first is not None and first.name.startswith("execve") and by is not None:
+            self._pending[tid] = self._pending.pop(by)
+        own = self._pending.get(tid)
+        if own is not None and own.name.startswith("execve"):
+            own.ret = 0
 
     def _other(self, number: int, line: str) -> AttachLine | None:
         """Take a line that is no call: strace's own messages, continuation lines, the table of -c, or nothing known."""

@@ -186,6 +186,22 @@ class TestHalves:
         assert isinstance(found[2], Syscall)
         assert (found[2].tid, found[2].ret, found[2].args) == (10, 0, "x")
 
+    def test_exec_of_a_thread_between_others(self) -> None:
+        """So it does when other threads' lines parted the halves; it has succeeded, whatever strace prints as its result."""
+        lexer = StraceLexer(
+            [
+                "11 execve(x <unfinished ...>",
+                "12 +++ exited with 0 +++",
+                "10 +++ superseded by execve in pid 11 +++",
+                "10 --- SIGURG {si_signo=SIGURG} ---",
+                "10 <... execve resumed>) = -1 (errno 18446744073709551458)",
+            ]
+        )
+        last = list(lexer)[-1]
+        assert isinstance(last, Syscall)
+        assert (last.tid, last.ret, last.args, last.errno) == (10, 0, "x", "")
+        assert lexer.tally.counters() == ()
+
 
 class TestOtherLines:
     """Ends, signals, attaches, and what is counted."""
