@@ -1,5 +1,6 @@
 """Hold the project to its written habits, and show that each check can fail."""
 
+import ast
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -89,6 +90,19 @@ class TestProject:
     def test_no_module_is_dead(self) -> None:
         """Each module is used by another one or is an entry point."""
         assert list(texts.dead_modules(MODULES)) == []
+
+    def test_slow_model_is_apart(self) -> None:
+        """The second model shares no code with the first: of the project it knows the events, and units."""
+        slow = [module for module in MODULES if module.path.startswith("tests/kvm/slow_")]
+        known = {
+            name.split(".")[1]
+            for module in slow
+            for node in ast.walk(module.tree)
+            for name in checks.imported(node)
+            if "replay." in name
+        }
+        assert len(slow) >= 4
+        assert known <= {"events", "units"}
 
     def test_no_helper_is_dead(self) -> None:
         """Each module of the tests holds tests, is used by another one, or is a program."""
