@@ -3,6 +3,7 @@
 `fuzz.py` here does the same with coverage to guide it, for as long as one likes; see README.md.
 """
 
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -99,6 +100,61 @@ class TestMutations:
     def test_any_bytes(self, name: str, data: bytes) -> None:
         """And from nothing but bytes."""
         TARGETS[name](data)
+
+
+MANY = int(os.environ.get("KVM_REPLAY_FUZZ", "5000"))
+"""Plain mutations over all targets; `.ci/run` asks for a hundred thousand."""
+SHARES = {
+    "jsonl": 20,
+    "mended": 20,
+    "kvmr": 15,
+    "golden": 15,
+    "index": 10,
+    "lab": 8,
+    "strace": 4,
+    "tracefs": 4,
+    "any": 2,
+    "merged": 2,
+}
+"""How many of a hundred each target gets: readers of files more than importers, which take longer for each."""
+
+
+def mutated(dice: random.Random, seeds_of_target: list[bytes]) -> bytes:
+    """Return a seed with some bytes changed, put in, doubled or cut out, or with a piece of another seed in it."""
+    text = bytearray(dice.choice(seeds_of_target))
+    for _ in range(dice.choice((1, 1, 2, 4))):
+        start = dice.randrange(len(text) + 1)
+        end = min(len(text), start + dice.choice((0, 1, 1, 2, 8, 40)))
+        other = dice.choice(seeds_of_target)
+        cut = dice.randrange(len(other) + 1)
+        piece = (
+            dice.randbytes(end - start),
+            text[start:end] * 2,
+            b"",
+            dice.choice(TOKENS),
+            dice.choice(EDGES),
+            other[cut : cut + 40],
+        )
+        text[start:end] = dice.choice(piece)
+    return bytes(text)
+
+
+class TestMany:
+    """Many cheap mutations, drawn with a fixed seed."""
+
+    @pytest.mark.parametrize("name", TARGETS)
+    def test_many(self, name: str) -> None:
+        """Each target takes its share."""
+        dice, texts, tried = random.Random(name), [b"", *(data for data in SEEDS[name] if len(data) < 4096)], 0
+        for _ in range(MANY * SHARES[name] // 100):
+            TARGETS[name](mutated(dice, texts))
+            tried += 1
+        assert tried >= MANY // 100
+
+    def test_shares(self) -> None:
+        """All shares together are all."""
+        assert set(SHARES) == set(TARGETS)
+        assert sum(SHARES.values()) == 100
 
 
 class TestTheTargets:
