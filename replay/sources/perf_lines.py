@@ -101,7 +101,7 @@ def _exit(rest: bytes) -> SyscallExit | None:
     match = _EXIT.fullmatch(rest)
     if match is None:
         return None
-    return SyscallExit("ioctl", result(int(match[1], 16) if match[1] is not None else int(match[2], 0)))
+    return SyscallExit("ioctl", result(int(match[1], 16) if match[1] is not None else _number(match[2])))
 
 
 def perf_trace_fact(body: bytes) -> Fact | None:
@@ -137,12 +137,17 @@ def _perf_trace_ioctl(body: bytes) -> Fact | None:
     cmd = 0 if match[2] is None else ioctl_number(match[2].decode())
     if cmd is None:
         return Ignored("ioctl that is not KVM's")
-    args = {"fd": int(match[1]), "cmd": cmd & 0xFFFFFFFF, "arg": int(match[3] or b"0", 0)}
+    args = {"fd": int(match[1]), "cmd": cmd & 0xFFFFFFFF, "arg": _number(match[3] or b"0")}
     enter = SyscallEnter("ioctl", args)
     if match[4].strip() == b"...":
         return enter
     ret = _ret(match[4].strip())
     return None if ret is None else Whole(enter, SyscallExit("ioctl", ret))
+
+
+def _number(text: bytes) -> int:
+    """Return a number in hex or decimal; a zero before other digits is no sign of another base."""
+    return int(text, 16 if b"x" in text else 10)
 
 
 def _ret(text: bytes) -> int | None:
