@@ -105,14 +105,27 @@ class Run:
         """
         found: dict[int, int] | None = self._memo.get("kinds")
         if found is None:
-            found = self._memo["kinds"] = _tally(self.kind)
+            found = {} if self.by_vm() else _tally(self.kind)
+            for counts in self.by_vm().values():
+                for kind, count in counts.items():
+                    found[kind] = found.get(kind, 0) + count
+            found = self._memo["kinds"] = dict(sorted(found.items()))
         return found
 
     def vms(self) -> tuple[int, ...]:
         """Return the numbers of the VMs that rows name, in order. Cost: 1 to 10 ns a row, once."""
         found: tuple[int, ...] | None = self._memo.get("vms")
         if found is None:
-            found = self._memo["vms"] = tuple(sorted(_distinct(self.vm)))
+            found = self._memo["vms"] = tuple(self.by_vm() or sorted(_distinct(self.vm)))
+        return found
+
+    def by_vm(self) -> dict[int, dict[int, int]]:
+        """Return `kinds()` of each VM, in order; nothing where that is not counted at once, which takes numpy and a long run."""
+        found: dict[int, dict[int, int]] | None = self._memo.get("by_vm")
+        if found is None:
+            both = self.vm, self.kind
+            long = len(self) >= _LONG and all(isinstance(column, memoryview) and column.itemsize == 1 for column in both)
+            found = self._memo["by_vm"] = _BY_VM[-1](*both) if long and _BY_VM else {}
         return found
 
     def changes(self) -> tuple[int, int]:
@@ -202,9 +215,16 @@ _OF_LONG: Final[list[Callable[[memoryview], dict[int, int]]]] = [_tally_bytes]
 """How long columns of bytes are tallied; who has numpy puts a faster way there."""
 
 
-def tally_long_by(way: Callable[[memoryview], dict[int, int]]) -> None:
-    """Have long columns of bytes tallied another way from now on: number -> rows, in order of the numbers."""
-    _OF_LONG[:] = [way]
+_ByVm = Callable[[Sequence[int], Sequence[int]], dict[int, dict[int, int]]]
+_BY_VM: Final[list[_ByVm]] = []
+
+
+def tally_long_by(way: Callable[[memoryview], dict[int, int]], by_vm: _ByVm) -> None:
+    """Have long columns of bytes tallied another way from now on: number -> rows, in order of the numbers.
+
+    by_vm: counts two columns, VMs and kinds, at once; {} for those that it does not take.
+    """
+    _OF_LONG[:], _BY_VM[:] = [way], [by_vm]
 
 
 def _distinct(column: Sequence[int]) -> Iterable[int]:

@@ -196,3 +196,23 @@ class TestLoading:
         fold.fold(machine, run, 1)
         fold.fold(machine, run_of([GuestWrite(vm=0, gfn=Gfn(1))] * (fold.BULK_ROWS_LEAST - 1)), 1)
         assert asked == [run]
+
+
+class TestTallies:
+    """What is counted of a run's columns before it is folded."""
+
+    @pytest.mark.parametrize("vms", [(0,), (3,), (0, 31), (0, 7, 32), (200,), (1, 2, 3)])
+    def test_kinds_and_vms_at_once(self, vms: tuple[int, ...]) -> None:
+        """Kinds and VMs of a long run are those that its rows have, in order, whether they fit into one byte or not."""
+        rng = random.Random(len(vms))
+        for kinds in (KINDS, KINDS[:1], KINDS[2:4]):
+            columns: dict[str, Any] = {name: Constant(None, 400) for name in COLUMNS}
+            chosen = {"kind": rng.choices(kinds, k=400), "vm": rng.choices(vms, k=400)}
+            run = Run(tasks=(), **columns | {name: memoryview(bytes(column)) for name, column in chosen.items()})
+            plain = Run(tasks=(), **columns | chosen)
+            assert list(run.kinds().items()) == list(plain.kinds().items()) == sorted(Counter(chosen["kind"]).items())
+            assert run.vms() == plain.vms() == tuple(sorted(set(chosen["vm"])))
+            pairs = Counter(zip(chosen["vm"], chosen["kind"], strict=True))
+            known = {(vm, kind): count for vm, counts in run.by_vm().items() for kind, count in counts.items()}
+            assert known == (dict(pairs) if max(chosen["vm"]) < 32 else {})
+            assert plain.by_vm() == {}
