@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> in
     debug = "--debug" in words
     try:
         with stoppable():
-            status = _run(argv, verbs)
+            status = _run(words, verbs)
             _flush_output()
     except StoppedError as stopped:
         say(f"{PROGRAM}: terminated")
@@ -109,9 +109,10 @@ def main(argv: Sequence[str] | None = None, verbs: Sequence[Verb] = VERBS) -> in
     return SKIPPED if BISECT in words and status in {TROUBLE, CANNOT_TELL} else status
 
 
-def _run(argv: Sequence[str] | None, verbs: Sequence[Verb]) -> int:
+def _run(words: Sequence[str], verbs: Sequence[Verb]) -> int:
+    named = [verb for verb in verbs if verb.name in words[:1]]  # the other verbs' options take longer than its own
     try:
-        args = build_parser(verbs).parse_args(argv)
+        args = build_parser(named or verbs).parse_args(words)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else SAME
     verb: Verb = args.verb

@@ -6,9 +6,7 @@ so that event is the lane's horizon.
 """
 
 import copy
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Final
 
 import attrs
@@ -163,8 +161,9 @@ class Lane:
             if number in machine.vms:
                 vm, model = machine.vms[number], lead.machine.vms[number]
                 vm.indirect_shadow_pages, vm.vm_bugged = model.indirect_shadow_pages, model.vm_bugged
-        for reason, count in Counter(map(itemgetter(1), outcome.log)).items() if outcome.log else ():
-            machine.log.counts[reason] = machine.log.counts.get(reason, 0) + count
+        counts = machine.log.counts
+        for _row, reason in outcome.log:
+            counts[reason] = counts.get(reason, 0) + 1
 
     def compare_results(self, run: Run, outcome: RunOutcome, first: int) -> None:
         """Hold the results of a run against the recorded ones. Cost: proportional to results that are not 0."""

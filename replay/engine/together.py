@@ -82,11 +82,12 @@ class Together:
         by_vm = {number: self._leads.get(number) or self._group(number) for number in run.vms()}
         patterns = list(dict.fromkeys(by_vm.values()))
         outcomes: list[RunOutcome] = []
+        common = patterns[0] if len(patterns) == 1 else None
         for index, lane in enumerate(self.lanes):
-            if len(patterns) == 1 and patterns[0][index] != index:
-                lead = patterns[0][index]
+            if common is not None and common[index] != index:
+                lead = common[index]
                 outcomes.append(lane.follow(self.lanes[lead], run, outcomes[lead], first))
-            elif all(leads[index] == index for leads in patterns):
+            elif common is not None or all(leads[index] == index for leads in patterns):
                 outcomes.append(self._alone(lane, run, first))
             else:
                 outcomes.append(self._mixed(index, run, first, by_vm, outcomes))
