@@ -63,8 +63,8 @@ class Agreements:
         story = self._stories.get(number)
         if story is None:
             story = self._stories[number] = _VmStory()
-        if isinstance(step.event, MemslotSet):
-            self._memslot(step.event, step.number, outcomes, story)
+        if type(step.event) is MemslotSet:
+            self._memslot(step.event, step.number, outcomes[0].change, story)
         elif isinstance(step.event, NotifierRegister):
             self._register(step.number, outcomes[0], story)
         elif isinstance(step.event, NotifierUnregister):
@@ -76,8 +76,7 @@ class Agreements:
                 self._note("D6", step.number)
             story.rooted = True
 
-    def _memslot(self, event: MemslotSet, number: int, outcomes: list[Outcome], story: _VmStory) -> None:
-        change = outcomes[0].change
+    def _memslot(self, event: MemslotSet, number: int, change: str, story: _VmStory) -> None:
         if change == CREATE:
             story.as_ids[event.slot >> 16] = None
             if event.flags & (KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD):

@@ -56,6 +56,9 @@ class _Census:
     def step(self, step: Step) -> None:
         """Count one structural event."""
         self.events += 1
+        if type(step.event) is MemslotSet:
+            self.memslot_calls += 1  # which can happen under any profile
+            return
         if step.outcomes.count(None) == len(step.outcomes):
             return
         name = _COUNTED.get(type(step.event))
@@ -91,7 +94,6 @@ _COUNTED: Final[dict[type[Event], str]] = {
     VmAttach: "vms",
     NotifierRegister: "registrations",
     ShadowRootAlloc: "shadow_roots",
-    MemslotSet: "memslot_calls",
     TssSet: "internal_calls",
     VcpuCreate: "internal_calls",
     Opaque: "opaque_calls",
@@ -108,7 +110,8 @@ class Comparison:
         header = stream.header
         self._replayed: dict[int, int] = {}  # see Ledger
         self._pairs = [Pair(lanes[0], other, header, replayed=self._replayed) for other in lanes[1:]]
-        self._hazards = [Hazards((pair.reference, pair.other), header, pair.ledger.add) for pair in self._pairs]
+        hazards = [Hazards((pair.reference, pair.other), header, pair.ledger.add) for pair in self._pairs]
+        self._watchers = list(zip(range(1, len(lanes)), self._pairs, hazards, strict=True))
         self._doubts = Doubts(lanes, header.machine, self._replayed)
         self._agreements = Agreements(lanes)
         self._exposures = [ExposureTally() for _ in lanes]
@@ -124,14 +127,15 @@ class Comparison:
         self._census.step(step)
         self._doubts.step(step)
         self._agreements.step(step)
-        for index, (pair, hazards) in enumerate(zip(self._pairs, self._hazards, strict=True), 1):
+        for index, pair, hazards in self._watchers:
             pair.step(step, index)
             hazards.step(step, index)
-        recorded, kind = getattr(step.event, "ret", None) is not None, step.event.KIND
+        recorded, kind, checked = getattr(step.event, "ret", None) is not None, step.event.KIND, self._checked
         for index, outcome in enumerate(step.outcomes):
             if outcome is not None:
                 self._exposures[index].step(kind, outcome)
-                self._checked[index] += recorded and outcome.ret is not None
+                if recorded and outcome.ret is not None:
+                    checked[index] += 1
 
     def order(self, group: OrderGroup) -> None:
         """Take what was found of calls that overlap in time."""
@@ -149,10 +153,11 @@ class Comparison:
         if recorded:
             self._checked = [count + recorded for count in self._checked]
 
-    def report(self, orders: Orders | None = None) -> CompareReport:
+    def report(self, orders: Orders | None = None, *, listed: bool = True) -> CompareReport:
         """Return the findings and the verdict. Raises EmptyError when the recording has no event.
 
-        orders: what chose the order of overlapping calls, None when the events were taken as they stand.
+        orders: what chose the order of overlapping calls, None when the events were taken as they stand. listed: False to count
+        findings only, for whoever does not read them.
         """
         if not self._census.events:
             advice = loss_advice(self._stream.trailer()) or "check what the recorder was told to record"
@@ -169,7 +174,7 @@ class Comparison:
             sentence="",
             never=self._census.report(),
             lanes=tuple(self._lane(index) for index in range(len(self.lanes))),
-            pairs=tuple(_pair_report(pair) for pair in self._pairs),
+            pairs=tuple(_pair_report(pair, listed=listed) for pair in self._pairs),
             agreements=self._agreements.finish(),
             uncertainties=self._doubts.finish(self._stream.trailer()),
             orders=None if orders is None else orders.report(),
@@ -210,7 +215,7 @@ class Comparison:
         )
 
 
-def _pair_report(pair: Pair) -> PairReport:
+def _pair_report(pair: Pair, *, listed: bool) -> PairReport:
     counts = pair.ledger.counts()
     found = [count.divergence for count in counts if count.count]
     strongest = max(found, key=strength, default="")
@@ -222,23 +227,23 @@ def _pair_report(pair: Pair) -> PairReport:
         strongest=strongest,
         ruled_out=", ".join(above),
         classes=counts,
-        findings=pair.ledger.findings(),
-        findings_omitted=pair.ledger.omitted,
+        findings=pair.ledger.findings() if listed else (),
+        findings_omitted=pair.ledger.omitted if listed else sum(count.count + count.behind_horizon for count in counts),
     )
 
 
 def compare(
-    stream: Stream, lanes: Sequence[Lane], *, paranoid: bool = False, order_budget: int = DEFAULT_BUDGET
+    stream: Stream, lanes: Sequence[Lane], *, paranoid: bool = False, order_budget: int = DEFAULT_BUDGET, listed: bool = True
 ) -> CompareReport:
     """Replay a stream through lanes and return what differs. Raises RecordingError, SourceError, EmptyError for bad input.
 
-    order_budget: calls that are tried for each group of calls that overlap in time.
+    order_budget: calls that are tried for each group of calls that overlap in time. listed: see `Comparison.report()`.
     """
     comparison = Comparison(stream, lanes)
     orders = Orders(lanes, budget=order_budget, noted=comparison.order)
     for step in lockstep_numbered(orders.numbered(stream.items()), lanes, paranoid=paranoid):
         comparison.step(step)
-    return comparison.report(orders)
+    return comparison.report(orders, listed=listed)
 
 
 def watched(items: Iterator[Item], stream: Stream) -> Stream:

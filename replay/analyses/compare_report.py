@@ -7,7 +7,7 @@ import attrs
 from replay.analyses.findings import Agreement, ClassCount, Finding, Uncertainty
 from replay.analyses.order_report import OrderReport
 from replay.events.base import enum, flag, sint, text, uint, value, values
-from replay.kvm.allocator import Tally
+from replay.kvm.tallies import Tally
 
 SAME: Final = "same"
 DIVERGENCE: Final = "divergence"

@@ -14,7 +14,8 @@ from replay.engine.lane import Lane
 from replay.errors import UsageError
 from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate
 from replay.events.base import sint, text, uint, value, values
-from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, Tally
+from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
+from replay.kvm.tallies import Tally
 from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES, KVM_USER_MEM_SLOTS
 from replay.units import PAGE_SHIFT, PAGE_SIZE_BYTES, Gpa, Hva, counted, ret_text
 

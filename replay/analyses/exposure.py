@@ -5,7 +5,6 @@ from typing import Final
 import attrs
 
 from replay.analyses.compare_report import Exposure
-from replay.kvm.allocator import SLOT
 from replay.kvm.machine import Outcome
 from replay.units import ENOMEM
 
@@ -31,19 +30,24 @@ class ExposureTally:
 
     def step(self, kind: str, outcome: Outcome) -> None:
         """Take one event's allocations."""
-        sizes = [a.cost.nominal_bytes for a in outcome.taken if a.array != SLOT]
+        tally = None
+        for mark in outcome.marks:
+            if mark.taken and mark.arrays:
+                tally = tally or self._of(kind)
+                tally.arrays += mark.arrays
+                tally.nominal_bytes += mark.nominal_bytes
+                tally.largest_bytes = max(tally.largest_bytes, mark.largest_bytes)
         failed = outcome.ret == _OUT_OF_MEMORY
-        if not sizes and not failed:
-            return
+        if tally is not None or failed:
+            tally = tally or self._of(kind)
+            tally.calls += 1
+            tally.failed += failed
+
+    def _of(self, kind: str) -> _Calls:
         tally = self._by_kind.get(kind)
         if tally is None:
             tally = self._by_kind[kind] = _Calls()
-        tally.calls += 1
-        tally.failed += failed
-        if sizes:
-            tally.arrays += len(sizes)
-            tally.nominal_bytes += sum(sizes)
-            tally.largest_bytes = max(tally.largest_bytes, *sizes)
+        return tally
 
     def report(self) -> tuple[Exposure, ...]:
         """Return the counts, by kind."""

@@ -18,6 +18,7 @@ from replay.engine.lockstep import Step
 from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate, VmEnableCap
 from replay.events.base import VmCall
 from replay.header import Header
+from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import DELETE, FLAGS_ONLY, MOVE
 from replay.kvm.uapi import KVM_CAP_DISABLE_QUIRKS2
 
@@ -69,15 +70,47 @@ class Recent:
     """The last calls of one VM, oldest first."""
 
     def __init__(self) -> None:
-        self._calls: deque[Call] = deque(maxlen=_KEPT)
+        self._calls: deque[Call | _Change] = deque(maxlen=_KEPT)
         self._exit_ns = 0  # none of them, nor any before them, returned later
 
     def overlaps_of(self, call: Call) -> Sequence[Call]:
         """Return the earlier calls that overlap a call, and remember it. Cost: none when all had returned."""
-        found = [one for one in self._calls if overlap(one, call)] if call.enter_ns < self._exit_ns else ()
+        found = [one for one in map(_whole, self._calls) if overlap(one, call)] if call.enter_ns < self._exit_ns else ()
         self._calls.append(call)
         self._exit_ns = max(self._exit_ns, call.exit_ns)
         return found
+
+    def take(self, event: MemslotSet, number: int, role: str, enter_ns: int, exit_ns: int) -> bool:
+        """Remember a change of a memslot when all calls before it had returned; False when some had not."""
+        if enter_ns < self._exit_ns:
+            return False
+        self._calls.append((event, number, role))
+        self._exit_ns = max(self._exit_ns, exit_ns)
+        return True
+
+
+_Change = tuple[MemslotSet, int, str]
+"""A change of a memslot, its number and its role: made a Call when another one overlaps it."""
+
+
+def _whole(one: "Call | _Change") -> Call:
+    if isinstance(one, Call):
+        return one
+    event, number, role = one
+    assert event.enter_time_ns is not None
+    assert event.time_ns is not None
+    assert event.task is not None
+    return Call(event, number, event.task.tid, event.enter_time_ns, event.time_ns, role, True, False)
+
+
+def passes(recent: defaultdict[int, Recent], event: MemslotSet, number: int, outcome: Outcome | None) -> bool:
+    """Take a memslot call that overlaps none before it, as nearly all do; False, and nothing is done, for one that may."""
+    if outcome is None or outcome.change not in _CHANGES:
+        return True
+    enter_ns, exit_ns = event.enter_time_ns, event.time_ns
+    if enter_ns is None or exit_ns is None or event.task is None:
+        return True
+    return recent[event.vm].take(event, number, outcome.change, enter_ns, exit_ns)
 
 
 def call_of(step: Step, index: int, done: Done) -> Call | None:
@@ -127,7 +160,10 @@ class Hazards:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         if self._late is None:
             return
-        call = call_of(step, index if self._late else 0, self._done)
+        lane = index if self._late else 0
+        if type(step.event) is MemslotSet and passes(self._recent, step.event, step.number, step.outcomes[lane]):
+            return
+        call = call_of(step, lane, self._done)
         if call is None:
             return
         for earlier in self._recent[call.event.vm].overlaps_of(call):
@@ -207,6 +243,8 @@ class CommonRaces:
     def step(self, step: Step) -> None:
         """Take one structural event that all lanes answered alike."""
         event = step.event
+        if type(event) is MemslotSet and passes(self._recent, event, step.number, step.outcomes[0]):
+            return
         if _zaps_less(event):
             self._zaps_less[getattr(event, "vm", -1)] = None
         call = call_of(step, 0, self._done)

@@ -26,6 +26,21 @@ class Entry:
         self.finding = attrs.evolve(self.finding, **fields)
 
 
+@attrs.frozen(eq=False)
+class _Later:
+    """A finding that is worded when somebody reads it."""
+
+    event: int
+    divergence: str
+    behind_horizon: bool
+    make: Callable[[], Finding]
+
+    @property
+    def finding(self) -> Finding:
+        """The finding."""
+        return attrs.evolve(self.make(), behind_horizon=True) if self.behind_horizon else self.make()
+
+
 @attrs.define
 class _Count:
     """How often one class was found, before any horizon and behind one; first: event, of those before if there are."""
@@ -48,23 +63,34 @@ class Ledger:
         self._horizon = horizon
         self._replayed = {} if replayed is None else replayed
         self._kept_most = kept
-        self._entries: dict[str, list[Entry]] = {}
+        self._entries: dict[str, list[Entry | _Later]] = {}
         self._counts: dict[str, _Count] = {}
         self.omitted = 0
 
     def add(self, finding: Finding) -> Entry:
         """Take a finding; the entry may be changed later."""
-        limit = self._horizon()
-        if limit is not None and self.place(finding.event) > self.place(limit):
+        if self._behind(finding.event):
             finding = attrs.evolve(finding, behind_horizon=True)
         entry = Entry(finding)
-        entries = self._entries.setdefault(finding.divergence, [])
+        self._keep(entry, finding.divergence, finding)
+        return entry
+
+    def add_later(self, event: int, divergence: str, make: Callable[[], Finding]) -> None:
+        """Take a finding that nobody changes; make: words it, the same whenever it is asked."""
+        entry = _Later(event, divergence, self._behind(event), make)
+        self._keep(entry, divergence, entry)
+
+    def _behind(self, event: int) -> bool:
+        limit = self._horizon()
+        return limit is not None and self.place(event) > self.place(limit)
+
+    def _keep(self, entry: Entry | _Later, divergence: str, counted: Finding | _Later) -> None:
+        entries = self._entries.setdefault(divergence, [])
         if len(entries) < self._kept_most:
             entries.append(entry)
         else:
             self.omitted += 1
-            self._count(self._counts, finding)
-        return entry
+            self._count(self._counts, counted)
 
     def place(self, event: int) -> int:
         """Return a number that grows along the replay: that of the event, but for those that were replayed elsewhere."""
@@ -78,8 +104,8 @@ class Ledger:
     def counts(self) -> tuple[ClassCount, ...]:
         """Return all findings counted by class, weakest class first."""
         counts = {name: attrs.evolve(count) for name, count in self._counts.items()}
-        for finding in self.findings():
-            self._count(counts, finding)
+        for entry in (entry for entries in self._entries.values() for entry in entries):
+            self._count(counts, entry.finding if isinstance(entry, Entry) else entry)
         return tuple(
             ClassCount(divergence=name, count=found.count, behind_horizon=found.behind, first_event=found.first)
             for name in CLASSES
@@ -87,7 +113,7 @@ class Ledger:
         )
 
     @staticmethod
-    def _count(counts: dict[str, _Count], finding: Finding) -> None:
+    def _count(counts: dict[str, _Count], finding: Finding | _Later) -> None:
         found, event = counts.get(finding.divergence), finding.event
         if found is None:
             found = counts[finding.divergence] = _Count(event)

@@ -27,7 +27,7 @@ from replay.analyses.order_world import LaneWorld, marks_of
 from replay.engine.explore import Budget, Graph, Unit, World, explore
 from replay.engine.lane import Lane
 from replay.engine.overlaps import AHEAD, EVERY_VM, Held, Overlaps
-from replay.events import Lost, Observe, Opaque, VmAttach
+from replay.events import Lost, MemslotSet, Observe, Opaque, VmAttach
 from replay.runs import ADD, REMOVE, Item, Run
 
 _VEILS: Final = (Lost, Opaque, VmAttach)
@@ -109,10 +109,12 @@ class Orders:
         for head in overlaps:
             found = overlaps.unit_at(head)
             held = head if found is None else self._settle(overlaps, head, *found)
-            if not isinstance(held.item, Run):
-                self._unknown.note(held.item)
-            yield held.number, held.item
-            self._doubts.pop(held.number, None)
+            item = held.item
+            if not isinstance(item, Run) and (type(item) is not MemslotSet or item.ret is None):
+                self._unknown.note(item)  # of a memslot call with a result there is nothing to note
+            yield held.number, item
+            if self._doubts:
+                self._doubts.pop(held.number, None)
 
     def doubt(self, number: int, vm: int | None) -> str:
         """Return why a contradiction at an event says nothing, "" when it does; call it while the event is replayed."""

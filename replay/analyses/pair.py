@@ -1,9 +1,7 @@
 """Hold one lane against the reference lane, event by event, and make findings of what differs."""
 
 from collections.abc import Mapping
-from typing import Final
 
-from replay.analyses.arrays import made_alike
 from replay.analyses.catalogue import HOLDS_VM
 from replay.analyses.context import Where, result_text, where
 from replay.analyses.findings import LIFETIME_DIFFERS, RESULT_DIFFERS, Side
@@ -44,7 +42,10 @@ class Pair:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         a, b = step.outcomes[0], step.outcomes[index]
         states = self._ground.states
-        if a is not None and b is not None and type(step.event) in _PLAIN and not states.parted and _nothing_differs(a, b):
+        memslot = type(step.event) is MemslotSet and not states.parted
+        if memslot and a is not None and b is not None and a.ret == b.ret and a.log == b.log:  # arrays alone can differ
+            if a.marks != b.marks:
+                self._ground.arrays.step(where(self._header, step.event, step.number), a, b)
             return
         at = where(self._header, step.event, step.number)
         if a is not None and b is not None and not self.bound:
@@ -163,15 +164,6 @@ class Pair:
         self._ground.state_finding(
             at, sides, row, cause, divergence=LIFETIME_DIFFERS, visible="in memory accounting only", **more
         )
-
-
-_PLAIN: Final = frozenset({MemslotSet})
-"""Kinds of events of which nothing is to be kept when both lanes do the same; nearly all structural ones are of these."""
-
-
-def _nothing_differs(a: Outcome, b: Outcome) -> bool:
-    """Tell whether two lanes did the same in the same order, as they nearly always do; False may be wrong."""
-    return a.ret == b.ret and a.log == b.log and made_alike(a.taken, b.taken) and made_alike(a.freed, b.freed)
 
 
 def _slot_of(step: Step) -> tuple[int | None, int | None]:

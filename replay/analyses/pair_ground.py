@@ -6,7 +6,8 @@ Two lanes that differ in more than the policy are explained by that, and by no r
 from collections.abc import Mapping
 from typing import Any
 
-from replay.analyses.arrays import ArrayTracker, Surroundings
+from replay.analyses.array_findings import Surroundings
+from replay.analyses.arrays import ArrayTracker
 from replay.analyses.catalogue import BOUND, RULES, UNEXPLAINED, VARIANTS, Rule
 from replay.analyses.context import Where
 from replay.analyses.findings import STATE_DIFFERS, Finding, Side
@@ -36,7 +37,9 @@ class Ground:
         self.ledger = Ledger(self.limit, kept, replayed)
         factual = (reference.factual, other.factual)
         self.arrays = ArrayTracker(
-            Surroundings(self.names, factual, self.ledger.add, self.row_rule, self.parted_row, self.find_slot)
+            Surroundings(
+                self.names, factual, self.ledger.add, self.ledger.add_later, self.row_rule, self.parted_row, self.find_slot
+            )
         )
         self.states = States((reference.machine.vms, other.machine.vms), self.field_finding)
 
@@ -77,8 +80,11 @@ class Ground:
 
     def find_slot(self, vm: int, as_id: int, slot_id: int) -> Memslot | None:
         """Return a memslot by its id, of the lane that has it; None when neither has."""
-        found = [space.by_id(slot_id) for space in self._spaces(vm, as_id)]
-        return next((slot for slot in found if slot is not None), None)
+        for space in self._spaces(vm, as_id):
+            slot = space.by_id(slot_id)
+            if slot is not None:
+                return slot
+        return None
 
     def find_gfn(self, vm: int, as_id: int, gfn: int) -> Memslot | None:
         """Return the memslot that holds a gfn, of the lane that has it; None when neither has."""

@@ -14,6 +14,7 @@ from replay.engine.lockstep import RunStep, Step
 from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, VmAttach
 from replay.header import Machine, Trailer
 from replay.kvm.kernel_log import GONE, NO_SLOT
+from replay.kvm.machine import Outcome
 
 _CAP_EFFECT: Final = "it can change dirty bitmaps and KVM's internal memslots, no result and no other array"
 _ORDER: Final = "the recording lacks a call, or its order is wrong"
@@ -24,8 +25,6 @@ _RECORDER: Final = "record with the bpftrace recorder, which reads the arguments
 
 _LACKING: Final = {NO_SLOT: "write tracking of gfns without a memslot", GONE: "events on a VM that is gone"}
 """Warnings that say that the recording lacks something."""
-_SURE: Final = frozenset({MemslotSet})
-"""Kinds of events that are never a doubt by themselves; nearly all structural ones are of these."""
 
 
 class Doubts:
@@ -65,7 +64,10 @@ class Doubts:
     def step(self, step: Step) -> None:
         """Take one structural event."""
         event = step.event
-        if type(event) not in _SURE and self._evidence(event, step.number):
+        if type(event) is MemslotSet:
+            if event.ret is not None and _none_refuses(step.outcomes):
+                return
+        elif self._evidence(event, step.number):
             return
         if _killed(event):
             what = f"{event.KIND} was not seen to return: it may or may not have taken effect"
@@ -182,6 +184,10 @@ class Doubts:
         last = max((horizon for horizon in horizons if horizon is not None), key=lambda horizon: horizon.event)
         what = f"no lane gives the recorded results; the last one that does fails at {last.sentence()}"
         self.add(what, None, last.event, "say which kernel was recorded: --profile release=6.8,config=y,tdp=1")
+
+
+def _none_refuses(outcomes: Sequence[Outcome | None]) -> bool:
+    return not any(outcome.why for outcome in outcomes if outcome is not None)
 
 
 def _order_doubts(group: OrderGroup) -> Iterator[tuple[str, str]]:

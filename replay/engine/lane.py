@@ -13,7 +13,7 @@ import attrs
 
 from replay.engine.rows import chosen_rows, rows_of_vms
 from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc, TssSet, VcpuCreate
-from replay.kvm.allocator import GFN_WRITE_TRACK
+from replay.kvm.allocator import GFN_WRITE_TRACK, Allocation
 from replay.kvm.fold import fold
 from replay.kvm.fork import fork
 from replay.kvm.machine import Machine, Outcome
@@ -110,19 +110,25 @@ class Lane:
 
     def step(self, event: Event, number: int) -> Outcome | None:
         """Apply one structural event; None when the event can not happen under this profile (it is counted)."""
-        reason = self._skip(event)
-        if reason:
-            self.skipped[reason] = self.skipped.get(reason, 0) + 1
-            return None
+        if type(event) is not MemslotSet:
+            reason = self._skip(event)
+            if reason:
+                self.skipped[reason] = self.skipped.get(reason, 0) + 1
+                return None
         recorded: int | None = getattr(event, "ret", None)
         forced = self._force(event) if recorded == -ENOMEM and self.factual else None
+        outcome = self.machine.step(event, number) if forced is None else self._forced(event, number, forced)
+        if recorded is not None and recorded != outcome.ret and outcome.ret is not None and not self._void(event):
+            self._compare(number, event.KIND, recorded, outcome)
+        return outcome
+
+    def _forced(self, event: Event, number: int, forced: "_Forced") -> Outcome:
+        """Apply an event of which one allocation is to fail."""
         self.machine.allocator.forced = forced
         outcome = self.machine.step(event, number)
         self.machine.allocator.forced = None
-        if forced is not None and forced.used:
+        if forced.used:
             self.unattributed.append(number)
-        if recorded is not None and outcome.ret is not None and not self._void(event):
-            self._compare(number, event.KIND, recorded, outcome)
         return outcome
 
     def fold(self, run: Run, first: int, vms: Sequence[int] | None = None) -> RunOutcome:
@@ -138,11 +144,18 @@ class Lane:
             outcome = fold(self.machine, run, first)
         else:
             outcome = _renumbered(fold(self.machine, chosen_rows(run, rows), first), rows) if len(rows) else RunOutcome()
-            for made in outcome.taken:
-                made.event = first + rows[made.event - first]
+            for place, made in enumerate(outcome.taken):
+                outcome.taken[place] = self._at(made, first + rows[made.event - first])
         if vms is None:
             self.compare_results(run, outcome, first)
         return outcome
+
+    def _at(self, made: Allocation, event: int) -> Allocation:
+        """Say of an array that an add of a run made at which event that was."""
+        slot = self.machine.vms[made.vm].spaces[made.as_id].by_id(made.slot_id)
+        assert slot is not None
+        slot.arch.gfn_write_track = made._replace(event=event)
+        return slot.arch.gfn_write_track
 
     def follow(self, lead: "Lane", run: Run, outcome: RunOutcome, first: int) -> RunOutcome:
         """Take over what a lane that agrees on every VM of a run, and shares its counters, has made of it."""

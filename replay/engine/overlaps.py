@@ -78,9 +78,10 @@ def span_of(event: Event) -> Span | None:
     """Return the time span of a call, None for what keeps its place."""
     if type(event) not in _CALLS or not isinstance(event, VmCall):
         return None
-    if event.enter_time_ns is None or event.time_ns is None or event.task is None or event.enter_time_ns > event.time_ns:
+    enter_ns, exit_ns = event.enter_time_ns, event.time_ns
+    if enter_ns is None or exit_ns is None or event.task is None or enter_ns > exit_ns:
         return None
-    return Span(event.task.tid, event.enter_time_ns, event.time_ns)
+    return Span(event.task.tid, enter_ns, exit_ns)
 
 
 def overlap(first: Span, second: Span) -> bool:
@@ -96,7 +97,7 @@ def overlap(first: Span, second: Span) -> bool:
 class Held:
     """An item that is read and not yet handed on. place: its number among items; number: that of its first event.
 
-    vms: those that see it, None for all. span: of a call whose place is open.
+    vms: those that see it, None for all. span: of a call whose place is open. rows: number of hot events.
     """
 
     place: int
@@ -104,11 +105,7 @@ class Held:
     item: Item
     vms: tuple[int, ...] | None
     span: Span | None
-
-    @property
-    def rows(self) -> int:
-        """Number of hot events."""
-        return len(self.item) if isinstance(self.item, Run) else 0
+    rows: int = 0
 
 
 @attrs.define
@@ -179,7 +176,10 @@ class Overlaps:
             head = self._held.popleft()
             self._rows -= head.rows
             yield head
-            self._pass(head)
+            if self._tangled or self._settled:
+                self._pass(head)
+            elif head.span is not None:
+                self._settle(self._key(head), head.span)
 
     def _read(self, until: int) -> None:
         while len(self._held) < until and not self._full:
@@ -192,7 +192,7 @@ class Overlaps:
             self._places += 1
             self._numbers += held.rows or 1
             self._rows += held.rows
-            if _shares(item):
+            if type(item) in _SHARING and _shares(item):
                 self._share()
             if held.span is not None:
                 self._note(held, held.span)
@@ -200,7 +200,7 @@ class Overlaps:
 
     def _note(self, held: Held, span: Span) -> None:
         """Note whether a call was entered before all that were read earlier had returned."""
-        key = self._keys(held)[0]
+        key = self._key(held)
         before = self._read_reach.get(key)
         if before is not None and span.enter_ns < before:
             self._tangled[key] = held.place
@@ -225,10 +225,17 @@ class Overlaps:
         if head.place in self._settled:
             del self._settled[head.place]
         elif head.span is not None:
-            self._settle(self._keys(head)[0], head.span)
+            self._settle(self._key(head), head.span)
 
     def _settle(self, key: int, span: Span) -> None:
-        self._reach[key] = max(self._reach.get(key, span.exit_ns), span.exit_ns)
+        before = self._reach.get(key)
+        if before is None or span.exit_ns > before:
+            self._reach[key] = span.exit_ns
+
+    def _key(self, call: Held) -> int:
+        """Return the key of the VM of a call with its times."""
+        assert call.vms
+        return EVERY_VM if self._shared else call.vms[0]
 
     def _keys(self, held: Held, known: Iterable[int] = ()) -> tuple[int, ...]:
         """Return the keys of the VMs that see an item; known: keys of all VMs."""
@@ -302,12 +309,18 @@ class Overlaps:
 
 def held_of(place: int, number: int, item: Item) -> Held:
     """Return an item with what is to be known of it."""
+    if type(item) is MemslotSet:
+        return Held(place, number, item, (item.vm,), span_of(item))
     if isinstance(item, Run):
-        return Held(place, number, item, item.vms(), None)
+        return Held(place, number, item, item.vms(), None, len(item))
     if isinstance(item, Mark):
         return Held(place, number, item, (), None)
     vm: int | None = getattr(item, "vm", None)
     return Held(place, number, item, None if vm is None else (vm,), span_of(item))
+
+
+_SHARING: Final = frozenset({MemoryLimit, AllocFail})
+"""Kinds of events of which some make VMs share what they are allowed."""
 
 
 def _shares(item: Item) -> bool:

@@ -35,20 +35,21 @@ class Together:
         """Lanes with and without the API of 6.6 part for good when an external user names an address space other than 0."""
         if lanes:
             share_tables(lanes)
+        self._driver_tables = list(dict.fromkeys(lane.machine.allocator.driver_counts for lane in lanes))
+        self._flushes = any(lane.policy.flush_slot for lane in lanes)
 
     def step(self, event: Event, number: int) -> list[Outcome | None]:
         """Apply one structural event to each lane."""
-        vm = getattr(event, "vm", None)
-        leads = None if vm is None else self._leads.pop(vm, None)
-        if not isinstance(event, MemslotSet):
+        if type(event) is not MemslotSet:
+            self._leads.pop(getattr(event, "vm", -1), None)
             return [lane.step(event, number) for lane in self.lanes]
-        tables = [lane.machine.allocator.driver_counts for lane in self.lanes]
-        for table in tables:
+        leads = self._leads.pop(event.vm, None)
+        for table in self._driver_tables:
             table.waiting = []
         try:
             outcomes = [lane.step(event, number) for lane in self.lanes]
         finally:
-            for table in tables:
+            for table in self._driver_tables:
                 if table.waiting:
                     table.drop_what_waits()
                 table.waiting = None
@@ -62,7 +63,7 @@ class Together:
         False when it is not sure. Nothing but the one slot can have changed, unless external users dropped what they track.
         """
         first = outcomes[0]
-        if first is None or any(lane.policy.flush_slot for lane in self.lanes):
+        if first is None or self._flushes:
             return False
         for outcome in outcomes:
             if outcome is None or outcome.change != first.change:

@@ -108,7 +108,7 @@ def _compared(path: str, name: str, digest: str, size_bytes: int, question: Ques
     stream = open_stream([path])
     try:
         lanes = make_lanes(question.lanes, stream.header.machine, parse_facts(question.profile))
-        return recording_of(name, digest, size_bytes, stream.header, compare(stream, lanes))
+        return recording_of(name, digest, size_bytes, stream.header, compare(stream, lanes, listed=False))
     finally:
         close = getattr(stream, "close", None)
         if close is not None:

@@ -5,12 +5,15 @@ nth allocation failable. Source of the sites' names: the caller column of /proc/
 """
 
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from itertools import count, repeat
+from typing import Any, Final, NamedTuple
 
 import attrs
 
 from replay.kvm.leaves import Table
 from replay.kvm.release import Release
+from replay.kvm.tallies import WAITING_MOST, Books, Delta, Marking, Tally
 from replay.kvm.vmalloc import Cost, slot_object_cost, vcalloc_cost
 
 # Arrays of a slot, in the order in which a CREATE allocates them (kvm_alloc_memslot_metadata() [6.1, 6.12]).
@@ -34,9 +37,11 @@ SITE_WT_REGISTER: Final = "kvm_page_track_register_notifier"
 SITE_WT_ADD: Final = "first add (ideal)"
 
 
-@attrs.define(eq=False)
-class Allocation:
-    """One live piece of kernel memory. number: serial in this lane, from 1. event: number of the event that made it."""
+class Allocation(NamedTuple):
+    """One live piece of kernel memory. number: serial in this lane, from 1. event: number of the event that made it.
+
+    A tuple, because more of these are made than of anything else. Two of one lane are equal only if they are one.
+    """
 
     number: int
     site: str
@@ -48,50 +53,7 @@ class Allocation:
     event: int
 
 
-@attrs.define
-class Tally:
-    """Running totals of one array kind: bytes now, at most, and ever; nominal, charged to the memory cgroup, and real."""
-
-    count: int = 0
-    live: int = 0
-    nominal_now: int = 0
-    nominal_peak: int = 0
-    nominal_total: int = 0
-    charged_now: int = 0
-    charged_peak: int = 0
-    charged_total: int = 0
-    real_now: int = 0
-    real_peak: int = 0
-    real_total: int = 0
-
-    def take(self, cost: Cost) -> None:
-        """Add one allocation."""
-        nominal, charged, real = cost.nominal_bytes, cost.charged_bytes, cost.real_bytes
-        self.count += 1
-        self.live += 1
-        self.nominal_total += nominal
-        self.charged_total += charged
-        self.real_total += real
-        self.nominal_now = nominal = self.nominal_now + nominal
-        self.charged_now = charged = self.charged_now + charged
-        self.real_now = real = self.real_now + real
-        grown = nominal - self.nominal_peak
-        if grown > 0:
-            self.nominal_peak += grown
-        grown = charged - self.charged_peak
-        if grown > 0:
-            self.charged_peak += grown
-        grown = real - self.real_peak
-        if grown > 0:
-            self.real_peak += grown
-
-    def give_back(self, cost: Cost) -> None:
-        """Take one allocation off the running bytes."""
-        self.live -= 1
-        self.nominal_now -= cost.nominal_bytes
-        self.charged_now -= cost.charged_bytes
-        self.real_now -= cost.real_bytes
-        assert self.nominal_now >= 0, "freed more than was taken"
+_allocation: Final = partial(tuple.__new__, Allocation)
 
 
 @attrs.define
@@ -126,14 +88,14 @@ class Allocator:
     limit_pages: int | None = None
     number: int = 0
     event: int = 0
-    tallies: dict[str, Tally] = attrs.field(factory=lambda: {array: Tally() for array in ARRAYS})
-    write_track_by_vm: dict[int, Tally] = attrs.field(factory=dict)
-    """gfn_write_track of each VM that ever had one."""
+    books: Books = attrs.field(factory=lambda: Books(ARRAYS, GFN_WRITE_TRACK), repr=False)
     injections: list[Injection] = attrs.field(factory=list)
     taken: list[Allocation] = attrs.field(factory=list)
     freed: list[Allocation] = attrs.field(factory=list)
     refused: list[tuple[str, str, int]] = attrs.field(factory=list)
     """Since `begin()`: what was allocated, freed, and refused (site, array, nominal bytes)."""
+    marks: list[Marking] = attrs.field(factory=list)
+    """Since `begin()`: what was taken and given back, in order, in a form that is soon compared."""
     forced: Callable[[str, str], bool] | None = None
     """Set for one call whose recorded -ENOMEM nobody attributed: refuses the allocation that the lane chooses."""
 
@@ -147,10 +109,22 @@ class Allocator:
         """Whether the recording says which allocations fail, by injections or a limit of the memory cgroup."""
         return bool(self.injections) or self.limit_pages is not None
 
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """Running totals by array."""
+        return self.books.tallies()
+
+    @property
+    def write_track_by_vm(self) -> dict[int, Tally]:
+        """Running totals of gfn_write_track of each VM that ever had one."""
+        return self.books.by_vm()
+
     def begin(self, event: int) -> None:
         """Start a new event: forget the last one's effects."""
         self.event = event
-        self.taken, self.freed, self.refused = [], [], []
+        self.taken, self.freed, self.refused, self.marks = [], [], [], []
+        if len(self.books.waiting) > WAITING_MOST:
+            self.books.work_in()
 
     def vcalloc(self, site: str, array: str, nominal_bytes: int, vm: int, slot: tuple[int, int]) -> Allocation | None:
         """Allocate an array of a slot; None is -ENOMEM. Source: mm/util.c __vcalloc() [6.1, 6.12]."""
@@ -170,15 +144,35 @@ class Allocator:
         if limited and site != SITE_WT_ADD and self._fails(site, array, cost, vm, refuse=refuse):
             self.refused.append((site, array, cost.nominal_bytes))
             return None
-        self.number += 1
-        made = Allocation(self.number, site, array, cost, vm, slot[0], slot[1], self.event)
-        self.tallies[array].take(cost)
-        if array == GFN_WRITE_TRACK:
-            if vm not in self.write_track_by_vm:
-                self.write_track_by_vm[vm] = Tally()
-            self.write_track_by_vm[vm].take(cost)
+        self.number = number = self.number + 1
+        made = Allocation(number, site, array, cost, vm, slot[0], slot[1], self.event)
+        self._note((cost.deltas.get(array) or _deltas(array, cost))[0], vm)
         self.taken.append(made)
         return made
+
+    def _note(self, delta: Delta, vm: int) -> None:
+        self.books.note(delta, vm)
+        self.marks.append(delta.mark)
+
+    def take_all(self, parts: "Parts", vm: int, slot: tuple[int, int]) -> list[Allocation]:
+        """Allocate pieces of a slot of which none can fail: nothing limits, forces or injects; see at_once.py."""
+        number, event, (as_id, slot_id) = self.number + 1, self.event, slot
+        if parts.single is not None:
+            made = [Allocation(number, *parts.single, vm, as_id, slot_id, event)]
+        else:
+            ours = repeat(vm), repeat(as_id), repeat(slot_id), repeat(event)
+            made = list(map(_allocation, zip(count(number), *parts.columns, *ours, strict=False)))
+        self.number += len(made)
+        self.taken += made
+        self.books.note(parts.taking, vm)
+        self.marks.append(parts.taking.mark)
+        return made
+
+    def free_all(self, pieces: list[Allocation], parts: "Parts", vm: int) -> None:
+        """Give pieces of a slot back that cost what the parts do, while there is no limit that they were charged to."""
+        self.freed += pieces
+        self.books.note(parts.freeing, vm)
+        self.marks.append(parts.freeing.mark)
 
     def _fails(self, site: str, array: str, cost: Cost, vm: int, *, refuse: bool) -> bool:
         """Tell whether an allocation fails: by an injection, for its size, because the lane wants it, by the cgroup's limit."""
@@ -208,7 +202,49 @@ class Allocator:
             return
         if self.limit_pages is not None and allocation.site != SITE_WT_ADD:
             self.limit_pages += allocation.cost.pages
-        self.tallies[allocation.array].give_back(allocation.cost)
-        if allocation.array == GFN_WRITE_TRACK:
-            self.write_track_by_vm[allocation.vm].give_back(allocation.cost)
+        cost, array = allocation.cost, allocation.array
+        self._note((cost.deltas.get(array) or _deltas(array, cost))[1], allocation.vm)
         self.freed.append(allocation)
+
+
+_BOOKS: Final = Books(ARRAYS, GFN_WRITE_TRACK)
+"""Books without entries, which say what a delta is."""
+
+
+def _deltas(array: str, cost: Cost) -> tuple[Delta, Delta]:
+    """Return what it changes to take one array of some cost, and to give it back; the cost remembers it."""
+    taking, freeing = (_BOOKS.delta_of([(array, cost)], sign, unsized=SLOT) for sign in (1, -1))
+    cost.deltas[array] = taking, freeing
+    return taking, freeing
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """Arrays of a slot that come, or go, together: (site, array, cost) in order; pages: of the largest one."""
+
+    parts: tuple[tuple[str, str, Cost], ...]
+    single: tuple[str, str, Cost] | None = attrs.field(init=False)
+    columns: tuple[tuple[Any, ...], ...] = attrs.field(init=False)
+    pages: int = attrs.field(init=False)
+    taking: Delta = attrs.field(init=False)
+    freeing: Delta = attrs.field(init=False)
+
+    @single.default
+    def _single(self) -> tuple[str, str, Cost] | None:
+        return self.parts[0] if len(self.parts) == 1 else None
+
+    @columns.default
+    def _columns(self) -> tuple[tuple[Any, ...], ...]:
+        return tuple(zip(*self.parts, strict=True))
+
+    @pages.default
+    def _pages(self) -> int:
+        return max(cost.pages for _site, _array, cost in self.parts)
+
+    @taking.default
+    def _taking(self) -> Delta:
+        return _BOOKS.delta_of([(array, cost) for _site, array, cost in self.parts], 1, unsized=SLOT)
+
+    @freeing.default
+    def _freeing(self) -> Delta:
+        return _BOOKS.delta_of([(array, cost) for _site, array, cost in self.parts], -1, unsized=SLOT)

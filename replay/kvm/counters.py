@@ -116,6 +116,9 @@ class Counters(MutableMapping[int, int]):
 
     def drop(self, first: int, end: int) -> None:
         """Set the counters from index first to before end to zero. Cost: proportional to the leaves that are touched."""
+        start = self.roots.start
+        if not any(self._table.roots[start : start + self.roots.length]):
+            return  # nothing was ever counted
         if self._table.waiting is not None:
             self._table.waiting.append((self, first, end))
             return

@@ -7,9 +7,9 @@ Source: none in the kernel; the fields are those of `Vm`, `Memslots` and `Memslo
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
-from replay.kvm.allocator import Allocation, Allocator, Tally
+from replay.kvm.allocator import Allocation, Allocator
 from replay.kvm.counters import NO_COUNTERS, Counters
 from replay.kvm.kernel_log import KernelLog
 from replay.kvm.leaves import Table
@@ -17,8 +17,8 @@ from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.state import VM_FIELDS
+from replay.kvm.tallies import Books, Delta
 from replay.kvm.vm import Vm
-from replay.kvm.vmalloc import Cost
 
 
 def fork(machine: Machine, numbers: Iterable[int]) -> Machine:
@@ -36,24 +36,17 @@ def fork(machine: Machine, numbers: Iterable[int]) -> Machine:
 
 def _fork_allocator(allocator: Allocator) -> Allocator:
     twin = copy.copy(allocator)
-    twin.tallies = dict.fromkeys(allocator.tallies, _UNCOUNTED)
-    twin.write_track_by_vm = dict.fromkeys(allocator.write_track_by_vm, _UNCOUNTED)
+    twin.books = _Unkept((), "")
     twin.injections = [copy.copy(injection) for injection in allocator.injections]
     twin.counters, twin.driver_counts = Table(), Table("I")
     return twin
 
 
-class _Uncounted(Tally):
+class _Unkept(Books):
     """Totals that nobody asks for. Source: none in the kernel."""
 
-    def take(self, _cost: Cost) -> None:
-        """Count nothing. Source: none in the kernel."""
-
-    def give_back(self, _cost: Cost) -> None:
-        """Count nothing. Source: none in the kernel."""
-
-
-_UNCOUNTED: Final[Tally] = _Uncounted()
+    def note(self, _delta: Delta, _vm: int) -> None:
+        """Keep nothing. Source: none in the kernel."""
 
 
 def _fork_vm(vm: Vm, machine: Machine) -> Vm:

@@ -22,6 +22,10 @@ def bucket_of(slot_id: int) -> int:
     return ((slot_id * GOLDEN_RATIO_32) & 0xFFFFFFFF) >> (32 - ID_HASH_BITS)
 
 
+_BUCKETS: Final[dict[int, int]] = {}
+"""Slot id -> its bucket, of ids that were met."""
+
+
 class IdHash:
     """The id hash of one memslot set. Source: struct kvm_memslots.id_hash [6.1, 6.12]."""
 
@@ -30,12 +34,16 @@ class IdHash:
 
     def link(self, slot_id: int) -> None:
         """Put a slot at the head of its bucket; one that is there moves to the head. Source: kvm_replace_memslot()."""
-        bucket = self._buckets.setdefault(bucket_of(slot_id), [])
-        if bucket and bucket[0] == slot_id:
-            return
-        if slot_id in bucket:
-            bucket.remove(slot_id)
-        bucket.insert(0, slot_id)
+        number = _BUCKETS.get(slot_id)
+        if number is None:
+            number = _BUCKETS[slot_id] = bucket_of(slot_id)
+        bucket = self._buckets.get(number)
+        if not bucket:
+            self._buckets[number] = [slot_id]
+        elif bucket[0] != slot_id:
+            if slot_id in bucket:
+                bucket.remove(slot_id)
+            bucket.insert(0, slot_id)
 
     def unlink(self, slot_id: int) -> None:
         """Take a slot out. Source: kvm_replace_memslot() with new == NULL."""

@@ -228,6 +228,12 @@ class Table:
         roots.owners -= 1
         if roots.owners:
             return
+        if any(self.roots[roots.start : roots.start + roots.length]):
+            self._unlink(roots)
+        self._free_roots.setdefault(roots.length, []).append(roots.start)
+
+    def _unlink(self, roots: Roots) -> None:
+        """Free the nodes and leaves under roots."""
         zeros = array(self.cells.typecode, bytes(LEAF_PAGES * self.cells.itemsize))
         for _page, leaf in list(self.leaves_of(roots)):
             self.cells[leaf : leaf + LEAF_PAGES] = zeros
@@ -239,4 +245,3 @@ class Table:
                 self.nodes[node : node + NODE_LEAVES] = array("i", bytes(4 * NODE_LEAVES))
                 self._free_nodes.append(node)
                 self.roots[root] = 0
-        self._free_roots.setdefault(roots.length, []).append(roots.start)

@@ -37,6 +37,7 @@ from replay.events import (
     VmEnableCap,
 )
 from replay.kvm.allocator import Allocation, Allocator, Injection
+from replay.kvm.at_once import set_at_once
 from replay.kvm.internal_slots import kvm_arch_destroy_internal_slots, kvm_vm_ioctl_set_tss_addr
 from replay.kvm.ioctls import (
     as_recorded,
@@ -54,6 +55,7 @@ from replay.kvm.page_track import kvm_page_track_register_notifier, kvm_page_tra
 from replay.kvm.policies import Policy, unbuildable
 from replay.kvm.profile import Profile
 from replay.kvm.set_memslot import kvm_free_memslot, kvm_set_memory_region
+from replay.kvm.tallies import Marking
 from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import slot_object_cost
@@ -69,7 +71,8 @@ class Outcome:
 
     ret: the model's result, None for events without one. change: create, delete, move, flags_only, unchanged, failed, or "".
     why: the check or allocation that refused it. taken, freed: allocations. refused: (site, array, nominal bytes) that failed.
-    log: warnings of the kernel.
+    log: warnings of the kernel. marks: what was taken and freed, in order; where two lanes have equal ones, they did the same to
+    arrays of the same memslots, as long as the event concerns one memslot.
     """
 
     ret: int | None = None
@@ -79,6 +82,7 @@ class Outcome:
     freed: list[Allocation] = attrs.field(factory=list)
     refused: list[tuple[str, str, int]] = attrs.field(factory=list)
     log: list[str] = attrs.field(factory=list)
+    marks: list[Marking] = attrs.field(factory=list)
 
 
 class Machine:
@@ -109,8 +113,8 @@ class Machine:
         allocator, log = self.allocator, self.log
         allocator.begin(number)
         log.new = []
-        outcome = Outcome(None, "", "", allocator.taken, allocator.freed, allocator.refused, log.new)
-        if getattr(event, "vm", None) in self.gone:
+        outcome = Outcome(None, "", "", allocator.taken, allocator.freed, allocator.refused, log.new, allocator.marks)
+        if self.gone and getattr(event, "vm", None) in self.gone:
             outcome.why = GONE
             log.add(GONE)
         else:
@@ -184,10 +188,17 @@ def _vm_destroy(machine: Machine, event: VmDestroy, _outcome: Outcome) -> None:
 
 
 def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
-    vm = machine.vm(event.vm)
+    vm = machine.vms.get(event.vm) or machine.vm(event.vm)
+    request = _REQUESTS[0][1].on(vm) if _REQUESTS and _REQUESTS[0][0] is event else _request_of(event, vm)
+    outcome.ret, outcome.change, outcome.why = set_at_once(request) or kvm_set_memory_region(request)
+    if vm.attached and event.ret == 0 and outcome.why == NOT_THERE:
+        outcome.ret, outcome.why = 0, UNSEEN
+
+
+def _request_of(event: MemslotSet, vm: Vm) -> Request:
+    """Return the request of a call, and keep it: each lane asks for it in turn."""
     # Only REGION2 carries a guest_memfd: what binding it gave on the recorded kernel is taken from there.
     refused = event.region2 and event.ret is not None and event.ret < 0 and event.ret != -ENOMEM
-    recorded = event.ret if refused and event.ret is not None else 0
     request = Request(
         vm,
         event.slot,
@@ -199,11 +210,14 @@ def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
         region2=event.region2,
         fault=event.fault,
         foreign_mm=event.foreign_mm,
-        bind_errno=recorded,
+        bind_errno=event.ret if refused and event.ret is not None else 0,
     )
-    outcome.ret, outcome.change, outcome.why = kvm_set_memory_region(request)
-    if vm.attached and event.ret == 0 and outcome.why == NOT_THERE:
-        outcome.ret, outcome.why = 0, UNSEEN
+    _REQUESTS[:] = [(event, request)]
+    return request
+
+
+_REQUESTS: Final[list[tuple[MemslotSet, Request]]] = []
+"""The last call that a lane replayed, with its request; what it says does not depend on the lane."""
 
 
 def _vm_enable_cap(machine: Machine, event: VmEnableCap, outcome: Outcome) -> None:

@@ -54,10 +54,26 @@ class Request:
     """Size in pages."""
     base_gfn: int = attrs.field(init=False)
     """First gfn."""
+    arguments: tuple[int, ...] = attrs.field(init=False)
+    """What the checks of the arguments look at, but for the VM."""
 
     def __attrs_post_init__(self) -> None:
         self.as_id, self.id = self.slot >> 16, self.slot & 0xFFFF
         self.npages, self.base_gfn = self.memory_size >> PAGE_SHIFT, self.guest_phys_addr >> PAGE_SHIFT
+        self.arguments = (
+            self.slot,
+            self.flags,
+            self.guest_phys_addr,
+            self.memory_size,
+            self.userspace_addr,
+            self.guest_memfd_offset,
+            self.region2 | self.fault << 1 | self.foreign_mm << 2 | self.internal << 3,
+        )
+
+    def on(self, vm: Vm) -> "Request":
+        """Return the request as asked of the same VM in another lane; this object, so that what follows from it stays known."""
+        self.vm, self.old = vm, None
+        return self
 
     @property
     def release(self) -> Release:
@@ -283,20 +299,7 @@ def refused_by_arguments(request: Request) -> Row | None:
     answer is remembered: VMMs ask for the same slots again and again, and each lane of a replay asks anew. Source: the rows.
     """
     vm = request.vm
-    key = (
-        vm.check_facts,
-        vm.vm_bugged,
-        request.slot,
-        request.flags,
-        request.guest_phys_addr,
-        request.memory_size,
-        request.userspace_addr,
-        request.guest_memfd_offset,
-        request.region2,
-        request.fault,
-        request.foreign_mm,
-        request.internal,
-    )
+    key = (vm.check_facts, vm.vm_bugged, request.arguments)
     if key in _ANSWERS:
         return _ANSWERS[key]
     row = None if request.internal else refusal(request, "ioctl")
@@ -338,3 +341,26 @@ def classify(request: Request) -> str:
     if request.base_gfn != request.old.base_gfn:
         return MOVE
     return FLAGS_ONLY if request.flags != request.old.flags else UNCHANGED
+
+
+_LATER: Final = {
+    DELETE: ("delete",),
+    CREATE: ("create", "place"),
+    MOVE: ("change", "place"),
+    FLAGS_ONLY: ("change",),
+    UNCHANGED: ("change",),
+}
+"""Stages of checks behind those of the arguments, by what is asked for."""
+
+
+def refused_by_slots(request: Request, change: str) -> Row | None:
+    """Return the first check behind those of the arguments that refuses a request, None for none. Source: the rows."""
+    for row in _later_checks(request.vm.profile.release, change):
+        if row.refuses(request):
+            return row
+    return None
+
+
+@cache
+def _later_checks(release: Release, change: str) -> tuple[Row, ...]:
+    return tuple(row for stage in _LATER[change] for row in _checks(release, stage))

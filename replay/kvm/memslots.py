@@ -113,11 +113,12 @@ class Memslots:
         """Publish a slot in place of another with the same id. Source: kvm_move_memslot(), kvm_update_flags_memslot()."""
         if new.base_gfn != old.base_gfn:
             self._by_gfn.remove(old.base_gfn)
-        self._by_id[new.id] = new
+        slot_id = new.id
+        self._by_id[slot_id] = new
         self._by_gfn.put(new)
-        self._inactive().link(new.id)
+        self._inactive().link(slot_id)
         self._swap()
-        self._inactive().link(new.id)
+        self._inactive().link(slot_id)
 
     def drop_all(self) -> list[Memslot]:
         """Empty both sets at VM destruction and return what was there, in the order of set 1. Source: kvm_free_memslots()."""

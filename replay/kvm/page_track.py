@@ -19,9 +19,10 @@ def kvm_page_track_write_tracking_enabled(vm: Vm) -> bool:
     Source: page_track.c kvm_page_track_write_tracking_enabled(): external term, or shadow root, or not tdp.
     """
     profile = vm.profile
+    if vm.shadow_root_allocated or not profile.tdp:
+        return True
     flags = vm.external_write_tracking_enabled, vm.page_write_tracking_disabled
-    external = vm.policy.external_term(profile.config_external_write_tracking, *flags)
-    return external or vm.shadow_root_allocated or not profile.tdp
+    return vm.policy.external_term(profile.config_external_write_tracking, *flags)
 
 
 def write_tracking_alloc(vm: Vm, slot: Memslot, site: str) -> bool:

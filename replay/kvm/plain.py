@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from replay.kvm.allocator import SLOT, Allocation, Allocator, Injection, Tally
+from replay.kvm.allocator import SLOT, Allocation, Allocator, Injection
 from replay.kvm.counter_bytes import counter_bytes, fill
 from replay.kvm.counters import NO_COUNTERS, Counters
 from replay.kvm.leaves import Roots, Table
@@ -19,6 +19,7 @@ from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.state import VM_FIELDS
+from replay.kvm.tallies import Tally
 from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import kzalloc_cost, vcalloc_cost
@@ -115,8 +116,10 @@ def _restore_allocator(allocator: Allocator, plain: Plain) -> None:
     own, tallies, by_vm, injections = plain
     for name, value in zip(ALLOCATOR_PLAIN, own, strict=True):
         setattr(allocator, name, value)
-    allocator.tallies = {array: Tally(*tally) for array, tally in tallies}
-    allocator.write_track_by_vm = {vm: Tally(*tally) for vm, tally in by_vm}
+    for _name, tally in (*tallies, *by_vm):
+        if not all(0 <= number < 1 << 62 for number in tally):
+            raise ValueError("totals that no recording can reach")
+    allocator.books.restore({array: Tally(*tally) for array, tally in tallies}, {vm: Tally(*tally) for vm, tally in by_vm})
     allocator.injections = [Injection(*injection) for injection in injections]
 
 

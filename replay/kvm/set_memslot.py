@@ -4,8 +4,6 @@ Source: virt/kvm/kvm_main.c kvm_set_memslot(), kvm_prepare_memory_region(), kvm_
 arch/x86/kvm/x86.c kvm_arch_prepare_memory_region(), kvm_arch_commit_memory_region() [6.1.192, 6.12.117].
 """
 
-from typing import Final
-
 from replay.kvm.allocator import DIRTY_BITMAP, SITE_DIRTY, SITE_INVALID, SITE_SLOT, Allocation
 from replay.kvm.memory_region import (
     CREATE,
@@ -16,8 +14,8 @@ from replay.kvm.memory_region import (
     UNCHANGED,
     Request,
     classify,
-    refusal,
     refused_by_arguments,
+    refused_by_slots,
 )
 from replay.kvm.memslot import Memslot
 from replay.kvm.mmu import kvm_alloc_memslot_metadata, kvm_arch_free_memslot, kvm_mmu_max_gfn
@@ -25,15 +23,6 @@ from replay.kvm.page_track import kvm_page_track_flush_slot
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD
 from replay.kvm.vm import Vm
 from replay.units import EINVAL, ENOMEM
-
-_LATER: Final = {
-    DELETE: ("delete",),
-    CREATE: ("create", "place"),
-    MOVE: ("change", "place"),
-    FLAGS_ONLY: ("change",),
-    UNCHANGED: ("change",),
-}
-"""Stages of checks behind those of the arguments, by what is asked for."""
 
 
 def kvm_set_memory_region(request: Request) -> tuple[int, str, str]:
@@ -46,10 +35,9 @@ def kvm_set_memory_region(request: Request) -> tuple[int, str, str]:
         return -row.errno, FAILED, row.name
     request.old = request.vm.spaces[request.as_id].by_id(request.id)
     change = classify(request)
-    for stage in _LATER[change]:
-        row = refusal(request, stage)
-        if row is not None:
-            return -row.errno, FAILED, row.name
+    row = refused_by_slots(request, change)
+    if row is not None:
+        return -row.errno, FAILED, row.name
     if change == UNCHANGED:
         return 0, change, ""
     ret, why = _change(request, change)

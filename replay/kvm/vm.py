@@ -1,6 +1,7 @@
 """Hold one VM of one lane. Source: struct kvm, struct kvm_arch [6.1, 6.12]."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
@@ -28,6 +29,14 @@ def kvm_arch_nr_memslot_as_ids(profile: Profile, vm_type: int) -> int:
 def has_private_mem(vm_type: int) -> bool:
     """Tell whether a VM type has private memory. Source: arch/x86/kvm/x86.c kvm_arch_init_vm(), svm.c [6.12]."""
     return vm_type in (KVM_X86_SW_PROTECTED_VM, KVM_X86_SNP_VM, KVM_X86_TDX_VM)
+
+
+_FACTS: Final[dict[tuple[int, ...], int]] = {}
+
+
+def _number_of(facts: tuple[int, ...]) -> int:
+    """Return a number that stands for facts in this process, and never leaves it: it is looked up sooner than they are."""
+    return _FACTS.setdefault(facts, len(_FACTS))
 
 
 @attrs.define(eq=False)
@@ -61,8 +70,8 @@ class Vm:
     dirty_ring: bool = False
     dirty_ring_with_bitmap: bool = False
     manual_dirty_log_protect: int = 0
-    check_facts: tuple[object, ...] = attrs.field(init=False)
-    """What of the VM and its kernel decides which memslot requests are refused for their arguments, but for vm_bugged."""
+    check_facts: int = attrs.field(init=False)
+    """Stands for what of VM and kernel decides which memslot requests are refused for their arguments, but for vm_bugged."""
     external_adds: Counters = attrs.field(init=False)
     """Outstanding adds of external users by gfn: what a driver's own table holds (kvmgt: one entry a gfn)."""
     drivers_keep_table: bool = True
@@ -73,7 +82,7 @@ class Vm:
         count = kvm_arch_nr_memslot_as_ids(self.profile, self.type)
         self.spaces = [Memslots(as_id, count) for as_id in range(count)]
         release = self.profile.release
-        self.check_facts = (release.major, release.minor, release.patch, self.type, count, self.profile.la57)
+        self.check_facts = _number_of((release.major, release.minor, release.patch, self.type, count, self.profile.la57))
 
     @property
     def nas(self) -> int:

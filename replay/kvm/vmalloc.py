@@ -4,7 +4,7 @@ Source: mm/util.c __vcalloc(), mm/vmalloc.c __vmalloc_node_range(), vm_area_allo
 every per-slot array is __vcalloc(..., GFP_KERNEL_ACCOUNT). The rule matched a real kernel in 120 of 120 random slots.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -35,6 +35,8 @@ class Cost:
     area_pages: int
     real_bytes: int
     charged_bytes: int = attrs.field(init=False)
+    deltas: dict[str, Any] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    """By array: what the allocator's totals change by; kept here because it follows from the cost."""
 
     @charged_bytes.default
     def _charged(self) -> int:
@@ -42,6 +44,7 @@ class Cost:
 
 
 _CACHE: Final[dict[int, Cost]] = {}
+_CACHE_MOST: Final = 1 << 16
 
 
 def kmalloc_class_bytes(size_bytes: int) -> int:
@@ -60,6 +63,8 @@ def vcalloc_cost(nominal_bytes: int) -> Cost:
     """
     known = _CACHE.get(nominal_bytes)
     if known is None:
+        if len(_CACHE) >= _CACHE_MOST:
+            _CACHE.clear()
         known = _CACHE[nominal_bytes] = _vcalloc_cost(nominal_bytes)
     return known
 

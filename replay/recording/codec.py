@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from replay.errors import EventError, VersionError
 from replay.events import Event, by_code
+from replay.recording.decoders import plain_value
 from replay.recording.fields import Field, expectation, fields_of, misfit, refused, title_of
 from replay.units import counted
 
@@ -78,6 +79,12 @@ def value_of_wire(cls: type[_T], wire: Any, path: str, *, newer: bool = False) -
     newer: the file is of a newer minor version, so that fields after the last one known are passed over.
     Raises EventError with the path of the first misfit: type, range, missing, too many, or not canonical.
     """
+    found = plain_value(cls, wire)
+    return _careful_value(cls, wire, path, newer=newer) if found is None else found
+
+
+def _careful_value(cls: type[_T], wire: Any, path: str, *, newer: bool) -> _T:
+    """Return the value of any array, or say what is wrong with it: the specification of `plain_value()`."""
     fields = fields_of(cls)
     if type(wire) is not tuple:
         raise misfit(path, wire, f"the fields of a {cls.__name__}")
@@ -117,7 +124,8 @@ def event_of_wire(wire: Any, *, newer: str = "") -> Event:
     cls = by_code(wire[0])
     if cls is None:
         raise unknown_event(f"event code {wire[0]}", newer)
-    return value_of_wire(cls, wire[1:], title_of(cls))
+    found = plain_value(cls, wire[1:])
+    return _careful_value(cls, wire[1:], title_of(cls), newer=False) if found is None else found
 
 
 def unknown_event(what: str, newer: str) -> EventError | VersionError:

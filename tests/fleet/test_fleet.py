@@ -73,7 +73,7 @@ class TestRow:
     def test_of_a_bug(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A bug of ours is a row, too, and called one."""
 
-        def broken(*_arguments: object) -> None:
+        def broken(*_arguments: object, **_named: object) -> None:
             raise ZeroDivisionError("oops")
 
         monkeypatch.setattr("replay.fleet.work.compare", broken)

@@ -49,7 +49,7 @@ def _moved_back(lane: Lane) -> None:
 def _other_array(lane: Lane) -> None:
     array = lane.slot(2).arch.gfn_write_track
     assert array is not None
-    lane.slot(2).arch.gfn_write_track = attrs.evolve(array, number=999)
+    lane.slot(2).arch.gfn_write_track = array._replace(number=999)
 
 
 def _odd_size(lane: Lane) -> None:

@@ -76,7 +76,9 @@ def _fold_alone(lane: Lane, run: Run, first: int) -> RunOutcome:
         return RunOutcome()
     found = fold_run(lane.machine, run.select(rows), first)
     for made in found.taken:
-        made.event = first + rows[made.event - first]
+        slot = lane.machine.vms[made.vm].spaces[made.as_id].by_id(made.slot_id)
+        assert slot is not None
+        slot.arch.gfn_write_track = made._replace(event=first + rows[made.event - first])
     return RunOutcome(
         [(rows[row], reason) for row, reason in found.log],
         {rows[row]: ret for row, ret in found.rets.items()},

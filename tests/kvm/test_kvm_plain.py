@@ -19,7 +19,7 @@ from replay.engine.lane import Disagreement, Lane
 from replay.engine.lockstep import lockstep
 from replay.events.write_track import HotEvent
 from replay.kvm import fold, plain
-from replay.kvm.allocator import Allocation, Allocator, Injection, Tally
+from replay.kvm.allocator import Allocation, Allocator, Injection
 from replay.kvm.counter_bytes import MANY_LEAVES, counter_bytes, fill
 from replay.kvm.counters import Counters
 from replay.kvm.fold import fold_run
@@ -33,6 +33,7 @@ from replay.kvm.plain import Shelf, plain_of_machine, restore_machine
 from replay.kvm.policies import POLICIES, unbuildable
 from replay.kvm.profile import Profile
 from replay.kvm.state import digest_of, state_of
+from replay.kvm.tallies import Account, Books, Tally
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import Cost
 from replay.runs import Item, Run, run_of
@@ -48,7 +49,7 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
         },
     ),
     Allocator: (
-        {*plain.ALLOCATOR_PLAIN, "tallies", "write_track_by_vm", "injections"},
+        {*plain.ALLOCATOR_PLAIN, "books", "injections"},
         {
             "total_ram_pages": "of the profile",
             "slot_object": "of the profile",
@@ -56,12 +57,15 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
             "taken": "of the last event",
             "freed": "of the last event",
             "refused": "of the last event",
+            "marks": "of the last event",
             "forced": "within one event",
             "counters": "shelf",
             "driver_counts": "shelf",
         },
     ),
     KernelLog: ({"counts"}, {"new": "of the last event"}),
+    Books: ({"_all", "_of_vms"}, {**dict.fromkeys(("_arrays", "_by_vm_array"), "of the allocator"), "waiting": "of _all"}),
+    Account: ({"_tallies"}, {"waiting": "worked in when it is looked at", "_now": "from the totals"}),
     Tally: (set(plain.TALLY_PLAIN), {}),
     Injection: (set(plain.INJECTION_PLAIN), {}),
     Vm: (
@@ -84,7 +88,7 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
     Allocation: ({*plain.ALLOCATION_PLAIN, "cost"}, {}),
     Cost: (
         {"nominal_bytes"},
-        dict.fromkeys(("pages", "areas", "area_pages", "real_bytes", "charged_bytes"), "from nominal_bytes"),
+        dict.fromkeys(("pages", "areas", "area_pages", "real_bytes", "charged_bytes", "deltas"), "from nominal_bytes"),
     ),
     Lane: (
         {"disagreements", "disagreement_count", "skipped", "unattributed", "machine"},
@@ -107,6 +111,8 @@ def fields_of(cls: type[Any]) -> set[str]:
     """Return the names of all fields: attrs fields, slots, and what __init__ sets."""
     if attrs.has(cls):
         return {field.name for field in attrs.fields(cls)}
+    if issubclass(cls, tuple):
+        return set(cls._fields)  # type: ignore[attr-defined]  # a named one
     slots = set(getattr(cls, "__slots__", ()))
     set_in_init = {line.split("self.")[1].split(":")[0].split(" =")[0] for line in _assignments(cls)}
     return slots | set_in_init

@@ -5,9 +5,10 @@ from lane import Lane
 from slow_memory import vcalloc_pages, vcalloc_real_bytes
 
 from replay.events import MemslotSet, VmCreate
-from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, RMAP, Allocator, Injection, Tally
+from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK, RMAP, Allocator, Injection
 from replay.kvm.memslot import lpages
 from replay.kvm.release import Release
+from replay.kvm.tallies import Tally
 from replay.kvm.vmalloc import KMALLOC_CLASSES_BYTES, kmalloc_class_bytes, slot_object_cost, vcalloc_cost
 
 P = 4096

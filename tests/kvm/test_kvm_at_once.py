@@ -1,0 +1,105 @@
+"""Promises of replay.kvm.at_once: a request that is carried out in one go does what the kernel's functions do step by step."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from lockstep import policy_by_name, profile_from
+from test_against_slow_model import generate
+
+from replay.events import Event, MemslotSet, ShadowRootAlloc, VmCreate
+from replay.events.write_track import HotEvent
+from replay.kvm import at_once, machine
+from replay.kvm.allocator import Allocation
+from replay.kvm.fold import fold_run
+from replay.kvm.machine import Machine
+from replay.kvm.policies import POLICIES, unbuildable
+from replay.kvm.profile import Profile
+from replay.kvm.release import Release
+from replay.kvm.state import state_of
+from replay.runs import run_of
+from replay.units import Gpa, Hva
+
+P = 4096
+
+
+def pieces(allocations: list[Allocation]) -> list[tuple[Any, ...]]:
+    """Return allocations as values."""
+    return [(a.number, a.site, a.array, a.cost, a.vm, a.as_id, a.slot_id, a.event) for a in allocations]
+
+
+def deeds(of: Machine, events: list[Event]) -> list[Any]:
+    """Return what came of each event, and the whole state after it."""
+    found: list[Any] = []
+    for number, event in enumerate(events):
+        if isinstance(event, HotEvent):
+            fold_run(of, run_of([event]), number)
+            continue
+        outcome = of.step(event, number)
+        found.append((outcome.ret, outcome.change, outcome.why, pieces(outcome.taken), pieces(outcome.freed), outcome.refused))
+        found.append((outcome.log, state_of(of), [space.orders() for vm in of.live_vms() for space in vm.spaces]))
+    return found
+
+
+def churn(rng: random.Random) -> list[Event]:
+    """Return calls that nearly all succeed: few slots, few places, dirty logging on and off, moves; a root among them."""
+    events: list[Event] = [VmCreate(vm=0, ret=0)]
+    sizes: dict[int, int] = {}
+    for _ in range(120):
+        slot, page, what = rng.randrange(4), rng.choice((0, 16, 511, 1 << 18, (1 << 20) + 3)), rng.random()
+        size = 0 if what < 0.2 else sizes.get(slot, rng.choice((16, 513, 1 << 19)))
+        sizes |= {slot: size} if size else {}
+        if what < 0.2:
+            sizes.pop(slot, None)
+        flags = rng.choice((0, 1)) if what < 0.95 else rng.choice((2, 3))
+        place = Gpa((page * (what > 0.8) + (slot << 21)) * P)
+        hva = Hva(0x7F0000000000 + (slot << 40))
+        events.append(MemslotSet(vm=0, slot=slot, flags=flags, guest_phys_addr=place, memory_size=size * P, userspace_addr=hva))
+        if rng.random() < 0.02:
+            events.append(ShadowRootAlloc(vm=0, ret=0))
+    return events
+
+
+class TestAtOnce:
+    """In one go or step by step: the same."""
+
+    def both(self, policy: str, profile: Profile, events: list[Event], patch: pytest.MonkeyPatch) -> Counter[str]:
+        """Hold both ways against each other; return how often each change was made in one go."""
+        done: Counter[str] = Counter()
+
+        def counted(request: Any) -> Any:
+            answer = at_once.set_at_once(request)
+            done["left" if answer is None else answer[1]] += 1
+            return answer
+
+        with patch.context() as context:
+            context.setattr(machine, "set_at_once", counted)
+            short = deeds(Machine(policy_by_name(policy), profile), events)
+            context.setattr(machine, "set_at_once", lambda _request: None)
+            assert deeds(Machine(policy_by_name(policy), profile), events) == short
+        return done
+
+    def test_streams(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Calls with every fault, all policies, limits and injections."""
+        done: Counter[str] = Counter()
+        for seed in range(40):
+            policy, facts, events, models, _difference = generate(seed)
+            done += self.both(policy, profile_from(facts), events[: models.number], monkeypatch)
+        assert {"create", "delete", "move", "flags_only", "failed", "left"} <= done.keys()
+        assert min(done[change] for change in ("create", "delete", "failed")) > 5
+
+    def test_churn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Calls as VMMs make them, on releases with either size of a slot object, and with little memory."""
+        done: Counter[str] = Counter()
+        for seed in range(14):
+            rng = random.Random(seed)
+            policy = POLICIES[seed % len(POLICIES)]
+            profile = Profile(
+                release=Release(6, rng.choice((1, 12)), 100),
+                tdp=rng.random() < 0.7,
+                config_external_write_tracking=bool(unbuildable(policy, config=False)) or rng.random() < 0.7,
+                total_ram_pages=rng.choice((0, 600)),
+            )
+            done += self.both(policy.name, profile, churn(rng), monkeypatch)
+        assert min(done[change] for change in ("create", "delete", "move", "flags_only")) > 40
