@@ -21,7 +21,7 @@ from replay.units import PAGE_SHIFT, PAGE_SIZE_BYTES, Gpa, Hva, counted, ret_tex
 
 _LATER: Final = {"registered": NotifierRegister(vm=0), "rooted": ShadowRootAlloc(vm=0, nested=True)}
 """Stages of a layout after its creation, and what leads to each."""
-ADDRESS_BITS_MIN: Final = 12
+ADDRESS_BITS_MIN: Final = 13
 ADDRESS_BITS_MAX: Final = 51  # gfns below the 2^52 limit of kvm_mmu_max_gfn() without tdp, with room for the offset
 
 
@@ -79,8 +79,8 @@ def layout_slots(address_bits: int, slots: int | None) -> tuple[int, int]:
     >>> layout_slots(39, None), layout_slots(46, None)
     ((1, 134217728), (16, 1073741824))
     """
-    if not ADDRESS_BITS_MIN < address_bits <= ADDRESS_BITS_MAX:
-        raise UsageError(f"{counted(address_bits, 'address bit')}", expected=f"{ADDRESS_BITS_MIN + 1} to {ADDRESS_BITS_MAX}")
+    if not ADDRESS_BITS_MIN <= address_bits <= ADDRESS_BITS_MAX:
+        raise UsageError(counted(address_bits, "address bit"), expected=f"{ADDRESS_BITS_MIN} to {ADDRESS_BITS_MAX}")
     pages = 1 << (address_bits - PAGE_SHIFT)
     count = 1
     if slots is None:
@@ -88,7 +88,7 @@ def layout_slots(address_bits: int, slots: int | None) -> tuple[int, int]:
             count *= 2
         return count, pages // count
     if slots < 1 or slots > KVM_USER_MEM_SLOTS or slots > pages:
-        raise UsageError(f"{counted(slots, 'memslot')}", expected=f"1 to {min(KVM_USER_MEM_SLOTS, pages)}")
+        raise UsageError(counted(slots, "memslot"), expected=f"1 to {min(KVM_USER_MEM_SLOTS, pages)}")
     if pages // slots > KVM_MEM_MAX_NR_PAGES:
         raise UsageError(
             f"{counted(slots, 'memslot')} of {counted(pages // slots, 'page')} each",

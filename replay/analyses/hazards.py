@@ -15,6 +15,7 @@ from replay.analyses.context import Where, where
 from replay.analyses.findings import RACE_ONLY, Finding, Side
 from replay.engine.lane import Lane
 from replay.engine.lockstep import Step
+from replay.engine.overlaps import overlap
 from replay.events import Event, MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate, VmEnableCap
 from replay.events.base import VmCall
 from replay.header import Header
@@ -59,11 +60,6 @@ class Call:
 
 Done = dict[tuple[int, str], None]
 """(VM, role) of registrations and shadow roots that succeeded."""
-
-
-def overlap(first: Call, second: Call) -> bool:
-    """Tell whether two calls of different threads were both under way at some moment; touching ends do not count."""
-    return first.tid != second.tid and first.exit_ns > second.enter_ns and second.exit_ns > first.enter_ns
 
 
 class Recent:

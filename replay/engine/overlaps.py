@@ -9,7 +9,7 @@ Source: virt/kvm/kvm_main.c kvm_vm_ioctl(), kvm_set_memory_region(): slots_lock 
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -84,7 +84,15 @@ def span_of(event: Event) -> Span | None:
     return Span(event.task.tid, enter_ns, exit_ns)
 
 
-def overlap(first: Span, second: Span) -> bool:
+class Timed(Protocol):
+    """What ran in a thread from one time to another: `Span`, a call of hazards.Recent."""
+
+    tid: int
+    enter_ns: int
+    exit_ns: int
+
+
+def overlap(first: Timed, second: Timed) -> bool:
     """Tell whether two calls of different threads were both under way at some moment; touching ends do not count.
 
     >>> overlap(Span(1, 0, 5), Span(2, 4, 9)), overlap(Span(1, 0, 5), Span(2, 5, 9))

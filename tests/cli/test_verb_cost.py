@@ -59,6 +59,12 @@ class TestCost:
         (row,) = [line.split() for line in lines if line.lstrip().startswith("gfn_write_track")]
         assert row == ["gfn_write_track", "4", "448", "B", "8", "KiB", "8.02", "KiB", "0", "0", "B", "0", "B", "0", "B"]
 
+    @pytest.mark.parametrize("bits", [13, 51])
+    def test_narrowest_and_widest(self, bits: int, capsys: pytest.CaptureFixture[str]) -> None:
+        """Both ends of the range are taken."""
+        assert main(["cost", "--address-bits", str(bits)]) == 0
+        assert capsys.readouterr().out.startswith(f"{bits}-bit address space: ")
+
     def test_standard_input_and_output(self, tmp_path: Path) -> None:
         """The recording may come from standard input, the result go to a file."""
         target = tmp_path / "cost.json"
@@ -72,7 +78,8 @@ class TestCost:
             ([], "KVR001", "RECORDING, or --address-bits"),
             (["--address-bits", "39", str(CHURN)], "KVR001", "not both"),
             (["--slots", "4", str(CHURN)], "KVR001", "--slots without --address-bits"),
-            (["--address-bits", "60"], "KVR001", "60 address bits"),
+            (["--address-bits", "12"], "KVR001", "12 address bits; expected 13 to 51"),
+            (["--address-bits", "52"], "KVR001", "52 address bits; expected 13 to 51"),
             (["--address-bits", "x"], "KVR001", "x"),
             (["--address-bits", "39", "--slots", "0"], "KVR001", "0 memslots"),
             (["--address-bits", "41", "--profile", "max_phys_bits=40"], "KVR001", "refuses memslot 0"),
