@@ -117,6 +117,7 @@ class Uncertainty:
     what: str = text("what is missing or not known", length_max=1024)
     count: int = uint("how often")
     first_event: int | None = uint("first event that it concerns", optional=True)
+    place: str = text("where the first one lies in the text that was imported, when no event tells", default="", length_max=300)
     vm: int | None = uint("VM that it concerns; null: any", bits=32, optional=True)
     advice: str = text("what to do about it", default="", length_max=1024)
     matters: bool = flag("it can change the answer: the verdict is 'cannot tell'", default=True)

@@ -38,6 +38,7 @@ class Doubts:
         self._tdp_unknown = machine.tdp is None and any(lane.profile.tdp for lane in lanes)
         self._found: dict[tuple[str, int | None], list[int]] = {}
         self._advice: dict[tuple[str, int | None], str] = {}
+        self._places: dict[str, str] = {}
         self._harmless: dict[tuple[str, int | None], None] = {}
         self._affects: dict[tuple[str, int | None], str] = {}
         self._said: dict[str, None] = {}  # losses that events speak of
@@ -148,7 +149,9 @@ class Doubts:
         for counter in trailer.counters:
             if counter.severity != "ignored" and counter.count and counter.kind not in self._said:
                 word = "lost" if counter.severity == "lost" else "not understood"
-                self.add(f"{word}: {counter.kind}", None, -1, f"first at {counter.first}" if counter.first else "", counter.count)
+                what = f"{word}: {counter.kind}"
+                self.add(what, None, -1, count=counter.count)
+                self._places[what] = counter.first
         for lane in self._lanes:
             self._lane(lane)
         self._unknown_kernel()
@@ -157,6 +160,7 @@ class Doubts:
                 what=what,
                 count=count,
                 first_event=None if first < 0 else first,
+                place=self._places.get(what, ""),
                 vm=vm,
                 advice=self._advice[what, vm],
                 matters=(what, vm) not in self._harmless,

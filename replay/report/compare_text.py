@@ -77,7 +77,8 @@ def _doubt_lines(title: str, doubts: Sequence[Uncertainty]) -> list[str]:
         return []
     lines = [title]
     for doubt in doubts[:FINDINGS_SHOWN]:
-        place = "" if doubt.first_event is None else f" (first at event {doubt.first_event})"
+        first = doubt.place if doubt.first_event is None else f"event {doubt.first_event}"
+        place = f" (first at {first})" if first else ""
         vm = "" if doubt.vm is None else f"VM {doubt.vm}: "
         times = f"{doubt.count:,} x " if doubt.count > 1 else ""
         lines.extend(wrapped(f"{vm}{times}{doubt.what}{place}", ""))

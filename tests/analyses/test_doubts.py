@@ -120,7 +120,8 @@ class TestTrailer:
         """Things that were lost or not understood are doubts, with the place of the first one."""
         counter = Counter(kind="odd line", count=3, first="t.txt:9", severity=severity)
         (found,) = doubts_of(SOUND, trailer=Trailer(counters=(counter,)))
-        assert (found.what, found.count, found.first_event, found.advice) == (f"{word}: odd line", 3, None, "first at t.txt:9")
+        assert (found.what, found.count, found.first_event, found.place) == (f"{word}: odd line", 3, None, "t.txt:9")
+        assert found.advice == ""
 
     def test_ignored(self) -> None:
         """Things that were understood and have no effect are none, nor is a kind that never happened."""

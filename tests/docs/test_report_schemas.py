@@ -56,7 +56,7 @@ class TestSchemas:
 
     @pytest.mark.parametrize("name", sorted(report_schemas()))
     def test_files_are_up_to_date(self, name: str) -> None:
-        """Each file is what the classes give: `python tests/docs/report_schemas.py` renews them."""
+        """Each file is what the classes give: `PYTHONPATH=. python tests/docs/report_schemas.py` renews them."""
         assert (DIRECTORY / name).read_text() == report_schemas()[name]
 
     @pytest.mark.parametrize("name", sorted(OUTPUTS))

@@ -189,6 +189,17 @@ class TestWords:
                 assert words in text
             assert ("root cause: event 0, why" in text) == (name != "bytes-only")
 
+    def test_place_of_a_doubt(self) -> None:
+        """An event, or a place in the text that was imported; what can be done comes on its own line."""
+        report = report_of(STORY)
+        doubts = (
+            Uncertainty(what="lost: last line is cut", count=1, place="strace.txt:1433"),
+            Uncertainty(what="order is not known", count=2, first_event=7, vm=0, advice="record it"),
+        )
+        lines = list(compare_text(attrs.evolve(report, uncertainties=doubts)))
+        start = lines.index("  lost: last line is cut (first at strace.txt:1433)")
+        assert lines[start + 1 : start + 3] == ["  VM 0: 2 x order is not known (first at event 7)", "    -> record it"]
+
     def test_harmless_doubts_come_last(self) -> None:
         """What is not known and has no weight stands at the end."""
         report = report_of(STORY)
