@@ -28,6 +28,7 @@ TRAILING_NS: Final = 1_000_000_000
 SILENT_ROUNDS: Final = 20
 """Empty pieces after which all lines are given: bpftrace prints whatever it has within much less."""
 LATE: Final = "line that came too late for its time: what lies between may be in the wrong order"
+_JSON: Final = b'{"type": "printf", "data": "'
 _TIMES: Final = re.compile(rb'^(?:\{"type": "printf", "data": ")?(\d{1,19}) \d', re.MULTILINE)
 
 Row = tuple[int, int, bytes]
@@ -88,9 +89,9 @@ class TimeOrder(WholeLines):
 
     def _take(self, block: Block) -> None:
         """Hold a block; sort it, with what is held and reaches into its time, when it is not in order."""
-        times = [int(time) for time in _TIMES.findall(block.text)] or [self._before_ns]
+        times = column_of(block.lines) or [int(time) for time in _TIMES.findall(block.text)] or [self._before_ns]
         newest_ns = self._held[-1].last_ns if self._held else self._given_ns
-        if times[0] >= newest_ns and times == sorted(times):
+        if times[0] >= newest_ns and list(times) == sorted(times):
             self._hold(Piece(self._before_ns, times[-1], len(block.text), block))
             self._before_ns = times[-1]
         else:
@@ -134,6 +135,24 @@ class TimeOrder(WholeLines):
                 lines = [row[2] for row in piece.rows[start:place]]
                 yield Block(piece.rows[start][1], lines)
                 start = place
+
+
+def column_of(lines: list[bytes]) -> tuple[int, int] | None:
+    """Return the first and the last time of lines that all have one, of the same width, in order; None for any others.
+
+    >>> column_of([b"17 1 1 a X", b"19 1 1 a X"]), column_of([b"19 1 1 a X", b"17 1 1 a X"]), column_of([b"9 X", b"10 X"])
+    ((17, 19), None, None)
+    """
+    start = len(_JSON) if lines[0].startswith(_JSON) else 0
+    end = lines[0].find(b" ", start) + 1
+    width = end - start
+    found = [line[start:end] for line in lines]
+    text = b"".join(found)
+    digits = text.replace(b" ", b"")
+    even = width > 1 and len(text) == width * len(lines) and text[width - 1 :: width].isspace() and digits.isdigit()
+    if not even or len(digits) != len(text) - len(lines) or found != sorted(found):
+        return None
+    return int(found[0]), int(found[-1])
 
 
 def rows_of(block: Block, before_ns: int) -> list[Row]:
