@@ -63,6 +63,20 @@ class TestSources:
         assert found.kinds.count("shadow_page.account") == found.kinds.count("shadow_page.unaccount") == 1
         assert found.header.clock == "boottime"
 
+    @pytest.mark.parametrize("refused", [False, True])
+    def test_kernel_probes(self, bench: Bench, refused: bool) -> None:
+        """Functions that bpftrace lists are probed, and that is said; when it can not place them, it runs without."""
+        listing = "kfunc:kvm:kvm_arch_init_vm\\n    struct kvm * kvm\\n"
+        lists = BPFTRACE.replace('[ "$1" = -lv ] && exit 1', f"[ \"$1\" = -lv ] && {{ printf '{listing}'; exit 0; }}")
+        refuses = 'grep -q kfunc "$3" && exit 1\n' if refused else ""
+        bench.tools["bpftrace"] = lists.replace("trap 'exit 0' INT\n", f"{refuses}trap 'exit 0' INT\n")
+        bench.text = PAGES
+        assert bench.run("--with", "bpftrace", "--keep-traces", "-o", "out.kvmr", "--", "true") == 0
+        program = (bench.folder / "out.kvmr.traces" / "kvmtrace.bt").read_text()
+        assert ("kfunc:kvm_arch_init_vm" in program) != refused
+        assert "vm.create" in bench.recording().kinds
+        assert "notifiers are not seen" in bench.errors  # this kernel has no registration to be probed
+
     def test_degrades_when_a_tool_is_refused(self, bench: Bench) -> None:
         """A bpftrace that is there and does not attach is said, and the next source is taken."""
         bench.environ["FAKE_REFUSAL"] = "ERROR: Could not resolve symbol"
