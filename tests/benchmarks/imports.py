@@ -63,6 +63,34 @@ def strace(lines: int) -> Iterator[str]:
             yield f"{head}4<anon_inode:kvm-vm>, KVM_SET_USER_MEMORY_REGION, {{{region}}}) = 0\n"
 
 
+def merged(lines: int) -> tuple[Iterator[str], Iterator[str]]:
+    """Return a run as strace and as tracefs text: nearly all KVM_RUN, a memslot call in every 1000."""
+    return _merged_strace(lines // 2), _merged_trace(lines // 2)
+
+
+def _merged_calls(calls: int) -> Iterator[tuple[str, int, int, str, str]]:
+    yield "KVM_CREATE_VM", 3, 0xAE01, "0", "4<anon_inode:kvm-vm>"
+    yield "KVM_CREATE_VCPU", 4, 0xAE41, "0", "5<anon_inode:kvm-vcpu:0>"
+    for number in range(calls):
+        size = 0 if number // 1000 % 2 else 33554432
+        region = f"{{slot=0, flags=0, guest_phys_addr=0, memory_size={size}, userspace_addr=0x7f041b600000}}"
+        yield ("KVM_RUN", 5, 0xAE80, "0", "0") if number % 1000 else ("KVM_SET_USER_MEMORY_REGION", 4, 0x4020AE46, region, "0")
+
+
+def _merged_strace(calls: int) -> Iterator[str]:
+    notes = {3: "/dev/kvm", 4: "anon_inode:kvm-vm", 5: "anon_inode:kvm-vcpu:0"}
+    yield f'15412 {_stamp(0, 100)} openat(AT_FDCWD, "/dev/kvm", O_RDWR|O_CLOEXEC) = 3</dev/kvm>\n'
+    for number, (name, fd, _cmd, arg, ret) in enumerate(_merged_calls(calls), 1):
+        yield f"15412 {_stamp(number, 100)} ioctl({fd}<{notes[fd]}>, {name}, {arg}) = {ret}\n"
+
+
+def _merged_trace(calls: int) -> Iterator[str]:
+    for number, (_name, fd, cmd, _arg, ret) in enumerate(_merged_calls(calls), 1):
+        head = " qemu-system-x86-15412   [001] ..... "
+        yield f"{head}{_stamp(100 * number + 20, 1)}: sys_ioctl(fd: {fd:x}, cmd: 0x{cmd:x}, arg: 0)\n"
+        yield f"{head}{_stamp(100 * number + 60, 1)}: sys_ioctl -> 0x{ret.partition('<')[0]}\n"
+
+
 TRACES: Final[dict[str, Callable[[int], Iterator[str]]]] = {
     "tracefs, shadow pages": tracefs_pages,
     "tracefs, dense in ioctl lines": tracefs_calls,
@@ -105,3 +133,15 @@ def imports(folder: Path, lines: int, rounds: int) -> None:
         in_turn([bare, ours], rounds)
         wc = min(wc_ns(path, lines) for _ in range(rounds))
         print(f"  {name:38} {ours.best_ns:9.0f} {1000 / ours.best_ns:9.2f} {ours.best_ns / bare.best_ns:7.1f} {wc:6.0f} ns")
+    merge(folder, lines, rounds)
+
+
+def merge(folder: Path, lines: int, rounds: int) -> None:
+    """Print the speed of a merge, in lines of its trace, beside which strace has half as many."""
+    paths = [folder / "strace.txt", folder / "trace.txt"]
+    for path, text in zip(paths, merged(lines), strict=True):
+        with path.open("w") as out:
+            out.writelines(text)
+    both = Case("merge", lines, lambda: deque(open_stream(list(map(str, paths))).items(), maxlen=0))
+    in_turn([both], rounds)
+    print(f"  {'nearly all KVM_RUN, strace and tracefs':38} {both.best_ns:9.0f} {1000 / both.best_ns:9.2f} lines of the trace")

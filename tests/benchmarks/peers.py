@@ -4,14 +4,16 @@ That question is a sum over memslot calls, which any of them can answer; none of
 eventsourcing replays an aggregate with a memslot table from its store. Tools that are not installed are skipped, and said.
 """
 
+import resource
+import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ctf import Row, write_ctf
 from measure import Case, in_turn, lanes_for
 
 from replay.analyses.compare import compare
@@ -20,7 +22,6 @@ from replay.generate import generated, profile_named
 from replay.recording.open import open_recording
 from replay.runs import Run, events_of
 
-Row = tuple[int, int | None, str, int, int | None, int | None, int | None]
 _COLUMNS = "number, time_ns, kind, vm, slot, pages, gfn"
 _CREATE = "CREATE TABLE event (number BIGINT, time_ns BIGINT, kind TEXT, vm BIGINT, slot BIGINT, pages BIGINT, gfn BIGINT)"
 QUESTION = """
@@ -116,18 +117,26 @@ def eventsourcing_case(rows: list[Row]) -> list[Case]:
     return [Case("eventsourcing: replay the aggregate", len(rows), lambda: application.repository.get(guest.id))]
 
 
-def babeltrace(trace: Path | None) -> None:
-    """Print how fast babeltrace2 reads a CTF trace, if there are both."""
-    import shutil
-
+def babeltrace(rows: list[Row], folder: Path, rounds: int) -> None:
+    """Print how fast babeltrace2 reads the rows as a CTF trace, counting them and as text, if it is installed."""
     program = shutil.which("babeltrace2")
-    if program is None or trace is None:
-        why = "no --ctf FOLDER" if trace is None else "not installed"
-        print(f"  babeltrace2: SKIPPED, {why}")
+    if program is None:
+        print("  babeltrace2: SKIPPED, not installed")
         return
-    start = time.perf_counter()
+    trace = str(write_ctf(folder / "ctf", rows))
     counted = subprocess.run([program, trace, "--component", "sink.utils.counter"], check=True, capture_output=True, text=True)
-    print(f"  babeltrace2: {time.perf_counter() - start:.2f} s on the wall for {' '.join(counted.stdout.split())}")
+    assert f"{len(rows)} Event messages" in counted.stdout, counted.stdout
+    for what, sink in (("count", ["--component", "sink.utils.counter"]), ("text", ["--component", "sink.text.pretty"])):
+        best = min(child_seconds([program, trace, *sink]) for _ in range(rounds))
+        print(f"  {f'babeltrace2: CTF, {what}':42} {1e9 * best / len(rows):9.0f} ns an event")
+
+
+def child_seconds(command: list[str]) -> float:
+    """Return the CPU time of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def optional(name: str, make: Callable[[], Iterable[Case]]) -> list[Case]:
@@ -138,7 +147,7 @@ def optional(name: str, make: Callable[[], Iterable[Case]]) -> list[Case]:
     return list(make())
 
 
-def peers(folder: Path, events: int, rounds: int, ctf: Path | None) -> None:
+def peers(folder: Path, events: int, rounds: int) -> None:
     """Print the table of (i)."""
     stream = generated(profile_named("shadow"), events, 1, vms=1)
     path = folder / "peers.kvmr"
@@ -159,4 +168,4 @@ def peers(folder: Path, events: int, rounds: int, ctf: Path | None) -> None:
     in_turn(cases, rounds)
     for case in cases:
         print(f"  {case.name:42} {case.best_ns:9.0f} ns an event {case.best_ns / cases[0].best_ns:7.2f} of ours")
-    babeltrace(ctf)
+    babeltrace(rows, folder, rounds)

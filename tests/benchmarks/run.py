@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import seek
 from c_limit import c_loop
 from calls import KINDS, costs
+from cores import cores
 from fleets import fleets
 from imports import imports
 from measure import (
@@ -159,6 +160,11 @@ def importing(folder: Path, args: argparse.Namespace) -> None:
     imports(folder, args.lines, args.rounds)
 
 
+def two_processes(folder: Path, args: argparse.Namespace) -> None:
+    """Measure (e) with two processes."""
+    cores(folder, args.long_lines, args.rounds, args.traces)
+
+
 def fleet(folder: Path, args: argparse.Namespace) -> None:
     """Measure (h): many recordings."""
     fleets(folder, args.fleet, args.rounds)
@@ -166,7 +172,7 @@ def fleet(folder: Path, args: argparse.Namespace) -> None:
 
 def peer(folder: Path, args: argparse.Namespace) -> None:
     """Measure (i): other tools."""
-    peers(folder, min(args.events, 200_000), args.rounds, args.ctf)
+    peers(folder, min(args.events, 200_000), args.rounds)
 
 
 def seeks(folder: Path, args: argparse.Namespace) -> None:
@@ -196,6 +202,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "start": starts,
     "memory": memory,
     "imports": importing,
+    "cores": two_processes,
     "fleet": fleet,
     "peers": peer,
     "seek": seeks,
@@ -210,8 +217,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds, of which the best counts")
     parser.add_argument("--memory", type=int, nargs="*", default=[1_000_000, 10_000_000], help="lengths for (g)")
     parser.add_argument("--lines", type=int, default=400_000, help="lines of each text of (e)")
+    parser.add_argument("--long-lines", type=int, default=2_000_000, help="lines of each text that two processes import")
+    parser.add_argument("--traces", type=Path, nargs="*", default=(), help="traces of a run that two processes import as well")
     parser.add_argument("--fleet", type=int, default=1000, help="recordings of (h)")
-    parser.add_argument("--ctf", type=Path, help="a CTF trace for babeltrace2 in (i)")
     parser.add_argument("--seeks", type=int, default=60, help="random events for (j)")
     parser.add_argument("--only", nargs="*", choices=tuple(PARTS), default=tuple(PARTS), help="parts to run")
     args = parser.parse_args()
