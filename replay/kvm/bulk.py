@@ -128,11 +128,11 @@ class _Count:
         change[1:] -= ends[:-1]
         ends += change
         inner = sums.take(order.inner)
-        inner += change.take(order.inner_counters())
+        within = order.inner_counters()
+        inner += change.take(within)
         self.counted = ends, inner
-        outside = _outside()
-        if (int(np.bitwise_or.reduce(ends)) | int(np.bitwise_or.reduce(inner))) & outside:
-            self._walk(step, sums, change, outside)
+        if (int(np.bitwise_or.reduce(ends)) | int(np.bitwise_or.reduce(inner))) & _outside():
+            self._walk(step, sums, change, within)
         end = ends.astype(start.dtype)
         changed = (end != start).nonzero()[0]
         places.write(end, changed)
@@ -167,20 +167,20 @@ class _Count:
             step[at] = _steps()[1].take(kind.take(at)) * (state != GAP)
         return step
 
-    def _walk(self, step: Any, sums: Any, change: Any, outside: int) -> None:
-        """Walk the counters that leave their range row by row, and note the rows that warn."""
-        order, (ends, inner) = self.order, self.counted
-        leave = (ends & outside).nonzero()[0].tolist()
-        leave += order.inner_counters().take((inner & outside).nonzero()[0]).tolist()
-        warned: list[tuple[int, bool]] = []
-        for counter in sorted(set(leave)):
-            first, end = order.span(counter)
-            steps = step[first:end].tolist()
-            values = _walk(int(sums[first]) - steps[0] + int(change[counter]), steps, first, warned)
+    def _walk(self, step: Any, sums: Any, change: Any, within: Any) -> None:
+        """Walk the counters that leave their range row by row, and note the rows that warn. within: counters of inner rows."""
+        import numpy as np
+
+        order, (ends, inner), outside = self.order, self.counted, _outside()
+        leave = np.concatenate([(ends & outside).nonzero()[0], within.take((inner & outside).nonzero()[0])])
+        firsts = order.firsts_of(leave)
+        starts = (sums.take(firsts) - step.take(firsts) + change.take(leave)).tolist()
+        counters = zip(leave.tolist(), firsts.tolist(), (order.lasts.take(leave) + 1).tolist(), starts, strict=True)
+        for counter, first, end, start in dict.fromkeys(counters):
+            values = _walk(start, step[first:end].tolist(), first, self.warned)
             ends[counter] = values.pop()
             if values:
                 inner[first - counter : end - 1 - counter] = values
-        self.warned = warned
 
 
 class _Held:

@@ -255,14 +255,18 @@ class Sorted:
         """Return the counters that some sorted rows belong to."""
         return self.lasts.searchsorted(at)
 
+    def firsts_of(self, counters: Any) -> Any:
+        """Return the first row of some counters."""
+        firsts = self.lasts.take(counters - 1, mode="wrap") + 1
+        firsts[counters == 0] = 0
+        return firsts
+
     def rows_of(self, counters: Any) -> Any:
         """Return the sorted rows of some counters, at least one, which ascend."""
         import numpy as np
 
         ends = self.lasts.take(counters) + 1
-        lengths = ends - self.lasts.take(counters - 1, mode="wrap") - 1
-        if not counters[0]:
-            lengths[0] = ends[0]
+        lengths = ends - self.firsts_of(counters)
         behind = lengths.cumsum()
         return np.arange(behind[-1]) + (ends - behind).repeat(lengths)
 
@@ -271,10 +275,6 @@ class Sorted:
         import numpy as np
 
         return self.inner - np.arange(len(self.inner))
-
-    def span(self, counter: int) -> tuple[int, int]:
-        """Return the first row of a counter, and the one behind its last."""
-        return int(self.lasts[counter - 1]) + 1 if counter else 0, int(self.lasts[counter]) + 1
 
 
 def key_bits(rows: Rows) -> tuple[int, int]:
