@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from replay.events import NotifierRegister, NotifierUnregister, Source, Task, WriteTrackAdd, WriteTrackRemove
+from replay.events import Lost, NotifierRegister, NotifierUnregister, Source, Task, WriteTrackAdd, WriteTrackRemove
 from replay.sources.dialects import KernelCall
 from replay.sources.fdtable import DEVICE, File
 from replay.sources.syscalls import TaskEnd
@@ -23,6 +23,7 @@ from replay.sources.tracefs_grammar import TaskLine
 from replay.units import Gfn
 
 NO_VM: Final = "{name}() on a VM that is not known"
+UNSEEN_GFNS: Final = "gfns that a notifier's user tracks: KVM's function for them can be probed from 6.6 on"
 OWN: Final = "KVM's own notifier"
 OWN_BYTES: Final = 1 << 16
 """A node that was not seen to be registered is KVM's own when it is so near behind its `struct kvm`, which has 40 KB."""
@@ -52,6 +53,7 @@ class KernelUsers:
     _nodes: dict[int, int] = attrs.field(factory=dict)
     _held: dict[int, File] = attrs.field(factory=dict)
     _own: set[int] = attrs.field(factory=set)
+    _gap: set[int] = attrs.field(factory=set)
 
     def take(self, task: TaskLine, call: KernelCall, line: int) -> None:
         """Take one line."""
@@ -124,6 +126,8 @@ class KernelUsers:
                 held = self._held[node] = File(DEVICE, known, refs=1)
                 known.files += held.keeps
             self.emit.write([NotifierRegister(**common, null_kvm=not call.kvm)])
+            if call.ret is None:
+                self._lack_gfns(task, line, vm)
             return
         self.emit.write([NotifierUnregister(**common)])
         gone = self._held.pop(node, None)
@@ -131,6 +135,15 @@ class KernelUsers:
             world.at(TaskEnd(task.tid, line, file=self.file), task.time_ns)
             world.put(gone, caller, "close")
             self.emit.write(self.emit.resolver.drain())
+
+    def _lack_gfns(self, task: TaskLine, line: int, vm: int) -> None:
+        """Say, once for each VM, that a kernel whose registration has no result does not show what its user tracks."""
+        if vm in self._gap:
+            return
+        self._gap.add(vm)
+        self.tally.add(f"{self.name}:{line}", UNSEEN_GFNS, "lost")
+        source = Source(self.file, line)
+        self.emit.write([Lost(vm=vm, what=UNSEEN_GFNS, affects="shadow_pages", time_ns=task.time_ns, source=source)])
 
     def _who(self, task: TaskLine) -> Task:
         return Task(self.emit.resolver.pid_of(task.tid), task.tid)

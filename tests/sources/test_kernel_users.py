@@ -6,7 +6,7 @@ from word_texts import imported_lines, in_time
 from replay.events import NotifierRegister, NotifierUnregister, WriteTrackAdd, WriteTrackRemove
 from replay.sources.bpftrace_lines import fact
 from replay.sources.dialects import KernelCall
-from replay.sources.kernel_users import OWN
+from replay.sources.kernel_users import OWN, UNSEEN_GFNS
 
 KVM = "ffff888012340000"
 NODE = "ffff888056780010"
@@ -104,9 +104,10 @@ class TestNotifiers:
         ]
         lines = lines[:1] * (first == 0) + lines[first or 1 :]  # also when its registration was not recorded
         result = imported_lines(in_time(lines), "bpftrace")
-        kinds = ["vm.create", "notifier.register", "notifier.unregister", "vm.destroy"]
+        kinds = ["vm.create", "notifier.register", "lost", "notifier.unregister", "vm.destroy"]
         assert [event.KIND for event in result.events] == kinds
         assert result.count(OWN) == (2 if first == 0 else 1)
+        assert result.count(UNSEEN_GFNS) == result.trailer.total("lost") == 1
         assert result.trailer.total("unknown") == 0
 
     def test_pointer_used_again(self) -> None:

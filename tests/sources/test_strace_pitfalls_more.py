@@ -70,6 +70,20 @@ class TestCutEnd:
         assert got.not_understood() == []
 
 
+class TestExecOfAThread:
+    """Trap 3: an execve by a thread that is not its leader's, as Go programs do it."""
+
+    def test_real_one(self) -> None:
+        """The sandbox of gVisor on 6.12, to its end by itself: its slots of 2 GiB, and its VM goes with it."""
+        got = excerpt("runsc-6.12")
+        calls = [(event.slot, event.memory_size, event.ret) for event in got.of(MemslotSet)]
+        assert [slot for slot, _, _ in calls] == [0, 1, 2, 3]
+        assert all(size <= 2 << 30 and ret == 0 for _, size, ret in calls)
+        assert got.kinds()[-1] == "vm.destroy"
+        assert got.counted("task superseded by execve") == 1
+        assert got.not_understood() == []
+
+
 class TestAttach:
     """Trap 9: strace -p on a live VM."""
 
