@@ -138,7 +138,7 @@ def starts(folder: Path, args: argparse.Namespace) -> None:
     }
     best = dict.fromkeys(commands, float("inf"))
     for _ in range(3 * args.rounds):
-        best = {name: min(best[name], start_up(command)) for name, command in commands.items()}
+        best = {name: min(best[name], start_up(command, folder / "modules")) for name, command in commands.items()}
     bare = best["python -c pass"]
     print("\n(f) start-up, CPU time")
     for name, milliseconds in best.items():
