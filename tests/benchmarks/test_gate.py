@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-LEAST: Final = 0.65
-"""Speed of a two-lane comparison relative to a row decoder. To be raised with the engine, as far as it is met with a margin of
-two under load; docs/performance.md has what is aimed at."""
+LEAST: Final = 1.0
+"""Speed of a two-lane comparison relative to a row decoder. 1.2 is what is aimed at; where it is measured, 1.45 to 1.63 on two
+cores that ten processes want, there must be room for what other machines are slow at."""
 TRIES: Final = 3
 
 
