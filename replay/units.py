@@ -115,6 +115,17 @@ def ret_text(ret: int | None) -> str:
     return f"-{errno_name(ret)}" if ret < 0 else str(ret)
 
 
+def fact_word(fact: object) -> str:
+    """Say a fact as options take it and reports show it; nothing for what is not known.
+
+    >>> fact_word(True), fact_word(False), fact_word(4096), fact_word(None)
+    ('y', 'n', '4096', '')
+    """
+    if isinstance(fact, bool):
+        return "y" if fact else "n"
+    return "" if fact is None else str(fact)
+
+
 def counted(number: int, word: str, plural: str = "") -> str:
     """Say how many there are of something. plural: of the word, when it is not the word and an s.
 

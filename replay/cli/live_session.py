@@ -13,7 +13,7 @@ from replay.events import Event, Observe
 from replay.header import Counter, Header, Trailer
 from replay.live.device import Device, others_use_kvm
 from replay.live.run import LiveRun
-from replay.units import counted
+from replay.units import counted, fact_word
 
 DISTURBED = "observation of allocations left out: another process uses KVM"
 
@@ -60,7 +60,7 @@ class Session:
         given = {word.partition("=")[0].strip() for word in self._args.machine.split(",")}
         machine = self._header.machine
         return tuple(
-            Origin(name=name, value=_word(getattr(machine, name)), origin="--machine" if name in given else origin)
+            Origin(name=name, value=fact_word(getattr(machine, name)), origin="--machine" if name in given else origin)
             for name, origin in origins.items()
         )
 
@@ -94,9 +94,3 @@ class Session:
             return event
         self._disturbed += 1
         return Observe(label=DISTURBED)
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return "y" if value else "n"
-    return "" if value is None else str(value)

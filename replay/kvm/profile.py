@@ -12,7 +12,7 @@ import attrs
 from replay.errors import ProfileError
 from replay.header import Machine
 from replay.kvm.release import Release
-from replay.units import YES_NO
+from replay.units import YES_NO, fact_word
 
 
 @attrs.frozen(kw_only=True)
@@ -40,13 +40,7 @@ class Profile:
 
     def facts(self) -> dict[str, str]:
         """Return the facts as words, in a fixed order, for reports."""
-        return {name: _word(getattr(self, name)) for name in _READERS}
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return "y" if value else "n"
-    return str(value)
+        return {name: fact_word(getattr(self, name)) for name in _READERS}
 
 
 def _flag(text: str) -> bool:
@@ -115,7 +109,7 @@ def profile_of(machine: Machine, overrides: Mapping[str, Any] | None = None) -> 
         known.pop("tdp_mmu", None)
     known |= dict(overrides or {})
     default = Profile()
-    assumed = tuple(f"{name}={_word(getattr(default, name))}" for name in _READERS if name not in known and _matters(name, known))
+    assumed = tuple(f"{name}={word}" for name, word in default.facts().items() if name not in known and _matters(name, known))
     return attrs.evolve(default, assumed=assumed, **known)
 
 

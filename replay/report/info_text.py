@@ -13,7 +13,7 @@ from replay.report.columns import columns
 from replay.report.event_text import time_text
 from replay.report.paint import Paint
 from replay.report.plain import printable
-from replay.units import bytes_text, counted
+from replay.units import bytes_text, counted, fact_word
 
 VMS_SHOWN: Final = 20
 """Most VMs that get a line of their own; JSON has them all."""
@@ -57,9 +57,8 @@ def machine_text(machine: Machine) -> str:
     >>> machine_text(Machine(kernel_release="6.8", tdp=True, page_size_bytes=4096))
     'kernel_release=6.8 tdp=y page_size_bytes=4096'
     """
-    words = {True: "y", False: "n"}
     facts = [(name, getattr(machine, name)) for name in specs(Machine)]
-    known = [f"{name}={words[fact] if isinstance(fact, bool) else fact}" for name, fact in facts if fact is not None]
+    known = [f"{name}={fact_word(fact)}" for name, fact in facts if fact is not None]
     return " ".join(known)
 
 

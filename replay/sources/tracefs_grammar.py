@@ -202,14 +202,3 @@ def overwritten(comment: bytes) -> int:
     """
     match = _WRITTEN.match(comment)
     return max(0, int(match[2]) - int(match[1])) if match is not None else 0
-
-
-def looks_like_tracefs(head: bytes) -> bool:
-    """Say whether the first kilobytes of a file read as tracefs text: its header, or lines of tasks with events."""
-    if head.startswith(b"# tracer:"):
-        return True
-    lines = [line for line in head.split(b"\n")[:64] if line and not line.startswith(b"#")]
-    tasks = [task for task in map(task_line, lines) if task is not None]
-    if any(task.body.startswith((b"sys_enter_", b"sys_exit_")) for task in tasks):  # trace-cmd and perf spell it so
-        return False
-    return any(_NAMED.match(task.body) or syscall_of(task.body) for task in tasks) or any(map(lost_line, lines[:1]))

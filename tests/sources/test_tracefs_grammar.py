@@ -10,7 +10,6 @@ from replay.sources.tracefs_grammar import (
     SyscallEnter,
     SyscallExit,
     event_name,
-    looks_like_tracefs,
     lost_line,
     overwritten,
     page_event,
@@ -209,21 +208,3 @@ class TestOthers:
         """An event is named by what stands before its colon."""
         names = [event_name(body) for body in (b"kvm_mmu_zap_all_fast: gen 1", b"a <-b", b"?", b"kvmmmu:x: y")]
         assert names == ["kvm_mmu_zap_all_fast", "function", "other", "kvmmmu:x"]
-
-    @pytest.mark.parametrize(
-        ("head", "answer"),
-        [
-            (b"# tracer: nop\n#\n", True),
-            (LINE + b"\n", True),
-            (b"           x-1       [000] ..... 1.000000: sys_ioctl(fd: 3, cmd: 0x5401, arg: 0)\n", True),
-            (b"CPU:0 [LOST 3 EVENTS]\n", True),
-            (b"cpus=2\n   pdguest-23428 [001] 1795342452.656549: sys_enter_ioctl:      fd: 0x00000003\n", False),
-            (b"15412 1795341862.258245 ioctl(3</dev/kvm>, KVM_CREATE_VM, 0) = 4\n", False),
-            (b"pdguest 22410 [001]  1825.063289: kvmmmu:kvm_mmu_get_page: mmu_valid_gen=0\n", False),
-            (b"", False),
-            (b"\x00\xff" * 100, False),
-        ],
-    )
-    def test_recognition(self, head: bytes, answer: bool) -> None:
-        """Text of tracefs is told from strace, perf and trace-cmd."""
-        assert looks_like_tracefs(head) is answer
