@@ -7,7 +7,7 @@ from replay.engine.lane import Lane
 from replay.engine.lanes import make_lanes
 from replay.engine.lockstep import RunStep, Step, lockstep
 from replay.errors import EventError, InvariantError
-from replay.events import Mark, NotifierRegister, ShadowRootAlloc, WriteTrackAdd, WriteTrackQuery
+from replay.events import AllocFail, Mark, NotifierRegister, ShadowRootAlloc, WriteTrackAdd, WriteTrackQuery
 from replay.units import Gfn
 
 ADDS = tuple(WriteTrackAdd(vm=0, gfn=Gfn(gfn)) for gfn in (1, 2, 2))
@@ -107,6 +107,17 @@ class TestParanoid:
         one.machine.vm(0).external_write_tracking_enabled = False
         with pytest.raises(InvariantError, match="I4"):
             next(steps)
+
+    def test_what_a_failed_move_dropped(self) -> None:
+        """Before 6.6 a MOVE that fails has dropped what drivers track already; the second count knows that."""
+        story = (CREATE, slot(), NotifierRegister(vm=0, ret=0), *ADDS, AllocFail(nth=3), slot(base=0x50, ret=-12), *ADDS)
+        one = lane("6.1", machine("6.1"))
+        assert one.policy.flush_slot
+        steps = list(lockstep(iter(items(*story)), [one], paranoid=True))
+        failed = steps[-2]
+        assert isinstance(failed, Step)
+        assert [outcome and outcome.ret for outcome in failed.outcomes] == [-12]
+        assert dict(next(one.machine.vm(0).slots()).arch.counts) == {1: 1, 2: 2}
 
     def test_skipped_rows_do_not_count(self) -> None:
         """Rows that a lane leaves out are not expected in its counters."""

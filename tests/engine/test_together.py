@@ -1,5 +1,6 @@
 """Promises of lanes that fold together: each lane ends up exactly where it would be alone, however many agree with it."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from replay.engine.lockstep import RunStep, lockstep
 from replay.engine.rows import rows_of_vms
 from replay.events import (
     Event,
+    GuestWrite,
     NotifierRegister,
     NotifierUnregister,
     ShadowPageAccount,
@@ -22,10 +24,11 @@ from replay.events import (
     WriteTrackAdd,
     WriteTrackRemove,
 )
+from replay.header import Machine
 from replay.kvm import fold
 from replay.kvm.kernel_log import GONE
 from replay.kvm.state import digest_of
-from replay.runs import items_of, run_of
+from replay.runs import COLUMNS, items_of, run_of
 from replay.units import Gfn, Hva
 
 TWO_VMS: tuple[Event, ...] = (
@@ -39,6 +42,7 @@ FAR = Hva(1 << 55)
 PAGES: tuple[Event, ...] = (
     *(WriteTrackAdd(vm=vm, gfn=Gfn(gfn), ret=0) for gfn in (1, 2, 2, 0x9999) for vm in (1, 0)),
     *(ShadowPageAccount(vm=vm, gfn=Gfn(3), level=2) for vm in (0, 1)),
+    *(GuestWrite(vm=vm, gfn=Gfn(gfn)) for gfn in (1, 3, 5) for vm in (1, 0)),
     *(WriteTrackRemove(vm=vm, gfn=Gfn(gfn), ret=0) for gfn in (2, 7) for vm in (0, 1)),
 )
 
@@ -63,12 +67,13 @@ def outcomes_of(events: Sequence[Event], lanes: Sequence[Lane]) -> list[list[Any
     return found
 
 
-def hold_against_alone(events: Sequence[Event], specs: Sequence[str]) -> list[Lane]:
+def hold_against_alone(events: Sequence[Event], specs: Sequence[str], recorded: Machine | None = None) -> list[Lane]:
     """Replay through lanes together, and through each of them alone: results, states and warnings are the same."""
-    together = make_lanes(list(specs), machine())
+    recorded = recorded or machine()
+    together = make_lanes(list(specs), recorded)
     found = outcomes_of(events, together)
     for spec, one, mine in zip(specs, together, found, strict=True):
-        alone = make_lanes([spec], machine())
+        alone = make_lanes([spec], recorded)
         assert outcomes_of(events, alone) == [mine]
         assert account(one) == account(alone[0])
     return together
@@ -123,6 +128,15 @@ class TestTogether:
         assert not isinstance(last, RunStep)
         assert shared(lanes, 0, 0x21)
 
+    def test_left_out(self) -> None:
+        """Rows that can not happen under a profile are left out and counted in each lane, also in one that follows another."""
+        lanes = hold_against_alone(
+            [*TWO_VMS, *PAGES], ["on-demand", "on-demand@tdp=1", "eager@tdp=1"], machine("6.12", tdp=False)
+        )
+        assert [sum(one.skipped.values()) for one in lanes] == [0, 2, 2]
+        lanes = hold_against_alone([*TWO_VMS, *PAGES], ["on-demand", "on-demand@config=n", "eager@config=n"])
+        assert [sum(one.skipped.values()) for one in lanes] == [0, 14, 14]
+
     def test_a_vm_that_ends(self) -> None:
         """Events on a VM that is gone are warned of in each lane, and change nothing."""
         gone = [NotifierUnregister(vm=0), VmDestroy(vm=0)]
@@ -132,6 +146,18 @@ class TestTogether:
 
 class TestRowsOfVms:
     """Rows are chosen alike from lists and from columns of a file, by numpy or without it."""
+
+    @pytest.mark.parametrize("rows", [[7], [1, 2, 40], list(range(50))])
+    def test_chosen_rows(self, rows: list[int]) -> None:
+        """A run of some rows has columns of their length, and in those that a fold looks at what stood there."""
+        listed = run_of([WriteTrackAdd(vm=row % 3, gfn=Gfn(row * row), ret=0) for row in range(50)])
+        columns: dict[str, Any] = {name: memoryview(array("Q", getattr(listed, name))) for name in ("gfn", "vm")}
+        for run in (listed, attrs.evolve(listed, **columns)):
+            for numbers in (rows, memoryview(array("q", rows))):
+                made = module.chosen_rows(run, numbers)
+                assert {len(getattr(made, name)) for name in COLUMNS} == {len(rows)}
+                for name in ("kind", "vm", "as_id", "gfn", "level"):
+                    assert list(getattr(made, name)) == [getattr(listed, name)[row] for row in rows], name
 
     @pytest.mark.parametrize("rows_least", [1, 1 << 20], ids=["numpy", "plain"])
     @pytest.mark.parametrize("vms", [[0], [1, 40], [0, 1, 40]])
