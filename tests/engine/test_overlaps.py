@@ -193,6 +193,13 @@ class TestStream:
         found = units([call(n, n * 10, n * 10 + 15) for n in range(100)])
         assert shape(found) == [tuple(range(100))]
 
+    @pytest.mark.parametrize(("last", "late"), [(last, last + 8) for last in range(2, 12)])
+    def test_reads_on_behind_a_unit(self, last: int, late: int) -> None:
+        """A call of the unit that comes within the read-ahead behind the last one that is known is found."""
+        calls = [call(1, 0, 100), *(call(9, 200 * n, 200 * n + 1, vm=1) for n in range(1, late)), call(3, 50, 60)]
+        calls[last] = call(2, 5, 90)
+        assert shape(units(calls, ahead=8)) == [(0, last, late)]
+
     def test_a_unit_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that is longer than may be held is cut; both parts are marked."""
         monkeypatch.setattr(module, "HELD_MOST", 20)

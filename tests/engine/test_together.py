@@ -63,7 +63,7 @@ def outcomes_of(events: Sequence[Event], lanes: Sequence[Lane]) -> list[list[Any
     for step in lockstep(items_of(events), lanes):
         if isinstance(step, RunStep):
             for mine, outcome in zip(found, step.outcomes, strict=True):
-                mine.append((outcome.log, outcome.rets, outcome.tracked_writes))
+                mine.append((outcome.log, outcome.rets, outcome.tracked_writes, outcome.adds, outcome.removes))
     return found
 
 
