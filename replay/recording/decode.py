@@ -128,10 +128,8 @@ def _decode_masked(data: memoryview, rows: int, where: str) -> Lazy:
 
 def _within(shape: Shape, codes: Sequence[int], width: int, *, nulls: bool, where: str) -> None:
     """Raise EventError when a row holds more than the column may; looks at rows only where the width allows it."""
-    if shape.allowed and width == 1 and not nulls:
-        if bytes(codes).translate(None, shape.allowed):
-            raise EventError("a number that no row may hold", where=where, expected=shape.expected)
-        return
+    if shape.allowed and width == 1 and not nulls and bytes(codes).translate(None, shape.allowed):
+        raise EventError("a number that no row may hold", where=where, expected=shape.expected)
     most = shape.most + nulls
     if (1 << 8 * width) - 1 > most and max(codes) > most:
         raise EventError(f"number {max(codes) - nulls}", where=where, expected=shape.expected)

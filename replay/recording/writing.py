@@ -1,12 +1,13 @@
 """Hold what both writers have alike: an output that is complete only when it was finished, and nothing behind a failure."""
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from replay.recording.files import Output
 
 
-class Writing:
+class Writing(ABC):
     """A recording that is being written. A writer sets the output before anybody sees it."""
 
     _output: Output
@@ -32,9 +33,9 @@ class Writing:
             self._output.abandon()
         assert kind is not None, "a recording is finished by finish(trailer): what was lost on the way is part of it"
 
+    @abstractmethod
     def _save(self) -> None:
         """Write what is pending, as an error ends the recording."""
-        raise NotImplementedError
 
     def _assert_open(self) -> None:
         """Hold that something may be written."""
