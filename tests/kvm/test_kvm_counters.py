@@ -168,6 +168,18 @@ class TestTable:
         }
         assert list(found.items()) == [(BASE + 188, 3), (BASE + 5 * LEAF_PAGES, 1)]
 
+    def test_more_room_for_one_sharer(self) -> None:
+        """A sharer that makes room for gfns beyond the range does so for itself."""
+        table = Table()
+        first, second = Counters(table, 0, 512), Counters(table, 0, 512)
+        first[5] = 3
+        second.share(first)
+        before = first.roots.length
+        second.cover(1 << 30)
+        assert (first.roots.length, first.roots.owners) == (before, 1)
+        second[1 << 30] = 1
+        assert (dict(first.items()), dict(second.items())) == ({5: 3}, {5: 3, 1 << 30: 1})
+
     def test_shared_twice(self) -> None:
         """Sharing with whom one shares already adds no owner: the last of two to be released frees the leaves."""
         table = Table()
