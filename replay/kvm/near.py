@@ -115,10 +115,7 @@ class Near(dict[int, Known]):
             return unusual(vm)
         if slot.arch.counts.own():
             self.clear()  # biases that are known may be those of before
-        edges, places = self[key]
-        place = places[bisect_right(edges, gfn)]
-        if place is not None:
-            return place
+            self.__missing__(key)
         near = self._of[key]
         place = _remember(near, vm, slot, as_id)
         self._make_room(vm, as_id, near)

@@ -1,0 +1,87 @@
+"""What is seldom met in a replay, and has to be right all the same: bare spots of the fast ways."""
+
+from typing import Any
+
+import pytest
+from bulk_worlds import machine_of
+
+from replay.events import MemslotSet, NotifierRegister, ShadowPageAccount, ShadowPageUnaccount, VmCreate
+from replay.kvm import bulk, bulk_pairs
+from replay.kvm.bulk import fold_bulk
+from replay.kvm.counter_bytes import MANY_LEAVES, counter_bytes, fill
+from replay.kvm.counters import Counters
+from replay.kvm.fold import fold_run
+from replay.kvm.leaves import LEAF_PAGES, Table
+from replay.kvm.profile import Profile
+from replay.kvm.release import Release
+from replay.kvm.run_outcome import RunOutcome
+from replay.kvm.state import state_of
+from replay.runs import run_of
+from replay.units import Gfn, Gpa, Hva
+
+NEW = Profile(release=Release(6, 12, 117), config_external_write_tracking=True)
+
+
+class TestCounters:
+    """Counters at the edges of their forms."""
+
+    @pytest.mark.parametrize("leaves", [1, MANY_LEAVES])
+    def test_zeros_alone(self, leaves: int) -> None:
+        """Counters that were counted down to zero take no bytes, however many leaves they had."""
+        counters = Counters(Table(), 0, 1 << 20)
+        for leaf in range(leaves):
+            counters[leaf * LEAF_PAGES] = 1
+        assert len(counter_bytes(counters)) > 0
+        for leaf in range(leaves):
+            del counters[leaf * LEAF_PAGES]
+        assert (counter_bytes(counters), len(counters.leaves())) == (b"", leaves)
+        fill(counters, b"")
+        assert dict(counters.items()) == {}
+
+    def test_deleted_by_a_sharer(self) -> None:
+        """A counter that one sharer takes away is still there for the other; one that is not there is a KeyError."""
+        table = Table()
+        first, second = Counters(table, 0, 512), Counters(table, 0, 512)
+        first[5] = first[6] = 3
+        second.share(first)
+        del second[5]
+        assert (dict(first.items()), dict(second.items())) == ({5: 3, 6: 3}, {6: 3})
+        with pytest.raises(KeyError):
+            del second[5]
+
+
+class TestOutcome:
+    """What a run did."""
+
+    def test_worked_out_late(self) -> None:
+        """A field that is worked out when it is asked for is worked out once; what is no field is an AttributeError."""
+        asked: list[int] = []
+        outcome: Any = RunOutcome()
+        outcome.later({"rets": lambda: asked.append(1) or {3: -22}})
+        assert asked == []
+        assert [outcome.rets, outcome.rets] == [{3: -22}] * 2
+        assert asked == [1]
+        with pytest.raises(AttributeError, match="no attribute 'subtracts'"):
+            outcome.subtracts  # noqa: B018 - asking is what is tried
+
+
+class TestPairs:
+    """Runs of pairs, far apart."""
+
+    def test_far_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the gfns of a run lie far apart in one slot the limit is not looked up cell by cell; the result is the same."""
+        found, asked = [], []
+        slot = bulk_pairs.most_of_slot
+        monkeypatch.setattr(bulk, "most_of_slot", lambda *args: asked.append(slot(*args)) or asked[-1])
+        pairs = [
+            cls(vm=0, gfn=Gfn(gfn), level=2) for gfn in (0, 1 << 19) * 20 for cls in (ShadowPageAccount, ShadowPageUnaccount)
+        ]
+        run = run_of(pairs)
+        for rule in (fold_run, fold_bulk):
+            machine = machine_of(NEW, 1)
+            whole = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 32, userspace_addr=Hva(1 << 40))
+            for event in (VmCreate(vm=0, ret=0), whole, NotifierRegister(vm=0)):
+                machine.step(event, 0)
+            found.append((rule(machine, run, 3), state_of(machine)))
+        assert found[0] == found[1]
+        assert asked == [None]
