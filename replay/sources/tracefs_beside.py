@@ -1,14 +1,15 @@
 """Read tracefs text in a second process: it decompresses, splits lines and reads blocks, while this one takes what they say.
 
-Blocks come through a pipe, in order, so that the other process is never more than a few blocks ahead. What it can not read it
-says with the same error, at the same place among the blocks. It ends when its pipe is closed, which also happens when this
-process dies, whatever the reason.
+Blocks come through a pipe, in order, so that the other process is never more than a few blocks ahead. A block that comes when the
+pipe is empty is handed over as it is, for this process to read: whoever has time reads. What can not be decompressed or split is
+said with the same error, at the same place among the blocks. The other process ends when its pipe is closed, which also happens
+when this one dies, whatever the reason.
 """
 
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,12 +140,12 @@ def _main(pipe: Connection, path: str, block_bytes: int) -> None:
     """Say the blocks of a trace; the other process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the first one's business
     with contextlib.suppress(OSError, ImportError):
-        import fcntl
+        import fcntl  # there on Unix only
 
         fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
     try:
         with contextlib.suppress(BrokenPipeError):
-            for what, said, text in spoken(Input(path), block_bytes):
+            for what, said, text in spoken(Input(path), block_bytes, lambda: _is_empty(pipe)):
                 pipe.send((what, said))
                 if what == _BLOCK:
                     pipe.send_bytes(text)  # by itself: as a part of what is pickled it would be copied once more on each side
@@ -152,13 +153,26 @@ def _main(pipe: Connection, path: str, block_bytes: int) -> None:
         pipe.close()
 
 
-def spoken(source: Input, block_bytes: int) -> Iterator[Said]:
-    """Yield what is to be said of a trace."""
+def _is_empty(pipe: Connection) -> bool:
+    """Say whether all that was said has been heard. Source: fs/pipe.c pipe_ioctl() answers FIONREAD at both ends."""
+    count = bytearray(4)
+    try:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(pipe.fileno(), termios.FIONREAD, count)
+    except (OSError, ImportError):
+        return False
+    return not any(count)
+
+
+def spoken(source: Input, block_bytes: int, hungry: Callable[[], bool]) -> Iterator[Said]:
+    """Yield what is to be said of a trace. hungry: says whether the next block is wanted at once, read or not."""
     lexer = TracefsLexer(chunks(source), block_bytes)
     reader, told = BlockReader(), (0, 1)
     try:
         for block in lexer:
-            known = reader.known(block, pairs=True)
+            known = None if hungry() else reader.known(block, pairs=True)
             parts = None if known is None else _parts(known, told)
             told = told if known is None else (known.bodies.forgotten, len(known.bodies.kind))
             yield _BLOCK, (block.first_line, source.place_bytes, parts), block.text

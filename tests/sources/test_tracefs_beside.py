@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -32,10 +33,12 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Retold:
-    """The blocks of a trace as the other process says them, without another process."""
+    """The blocks of a trace as the other process says them, without another process; hungry: the share that is not read."""
 
-    def __init__(self, path: Path, block_bytes: int) -> None:
-        self._said = (pickle.loads(pickle.dumps(said)) for said in spoken(Input(path), block_bytes))
+    def __init__(self, path: Path, block_bytes: int, hungry: float = 0) -> None:
+        dice = random.Random(block_bytes)
+        told = spoken(Input(path), block_bytes, lambda: dice.random() < hungry)
+        self._said = (pickle.loads(pickle.dumps(said)) for said in told)
         self._hearing = Hearing(Input(path))
 
     @property
@@ -66,7 +69,9 @@ def imported(blocks: Blocks) -> tuple[list[str], Trailer | None]:
 
 def both(path: Path, block_bytes: int) -> None:
     """Hold what the other process says against what this one reads."""
-    assert imported(Retold(path, block_bytes)) == imported(TracefsLexer(chunks(Input(path)), block_bytes))
+    here = imported(TracefsLexer(chunks(Input(path)), block_bytes))
+    assert imported(Retold(path, block_bytes)) == here
+    assert imported(Retold(path, block_bytes, hungry=0.4)) == here
 
 
 class TestSame:
