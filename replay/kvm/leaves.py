@@ -30,7 +30,6 @@ MIX: Final = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)
 _LEAVES_LEAST: Final = 16
 _LEAVES_MOST: Final = 1 << 24
 """What names of 32 bits can tell apart: 4 GiB of counters."""
-_ZEROS: Final = bytes(1 << 16)
 _UNSWEPT_MOST: Final = 1 << 15
 """A table of up to so many leaves, 8 MiB of counters, is made larger rather than swept: what is zero now counts again soon."""
 _SWEPT_BY_NUMPY: Final = 2048
@@ -42,13 +41,6 @@ def mix(gfn: int) -> int:
     mixed = gfn * MIX[0] & U64_MAX
     mixed = (mixed ^ mixed >> 32) * MIX[1] & U64_MAX
     return mixed ^ mixed >> 29
-
-
-def _lengthen(column: "array[int]", size_bytes: int) -> None:
-    """Append zeros, from few bytes again and again: memory that is touched for the first time costs more than the copying."""
-    for _ in range(size_bytes // len(_ZEROS)):
-        column.frombytes(_ZEROS)
-    column.frombytes(_ZEROS[: size_bytes % len(_ZEROS)])
 
 
 class Roots:
@@ -103,9 +95,10 @@ class Table:
         """See to it that so many leaves are free. May take back leaves that are all zeros again: look places up anew."""
         if len(self._free_leaves) >= count:
             return
-        more = max(count, len(self.homes), _LEAVES_LEAST)
+        more = max(count, len(self.homes) // 8, _LEAVES_LEAST)
         if len(self.homes) + more > _UNSWEPT_MOST:
             self._sweep()
+            more = max(more, len(self.homes))
         if len(self._free_leaves) < max(count, len(self.homes) // 2):
             self._grow(more)
 
@@ -120,7 +113,7 @@ class Table:
         first = len(self.homes)
         if first + count > _LEAVES_MOST:
             raise MemoryError("counters of more than 2^31 pages")
-        _lengthen(self.cells, count * LEAF_PAGES * self.cells.itemsize)
+        self.cells.frombytes(bytes(count * LEAF_PAGES * self.cells.itemsize))
         self.homes.frombytes(bytes(4 * count))
         self._free_leaves.extend(range(first + count - 1, first - 1, -1))
 
@@ -162,7 +155,7 @@ class Table:
         missing = len(roots) - len(self._free_nodes)
         if missing > 0:
             first = len(self.nodes)
-            _lengthen(self.nodes, 4 * NODE_LEAVES * missing)
+            self.nodes.frombytes(bytes(4 * NODE_LEAVES * missing))
             self._free_nodes.extend(range(first, len(self.nodes), NODE_LEAVES))
         for root in roots:
             self.roots[root] = self._free_nodes.pop()
