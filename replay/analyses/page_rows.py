@@ -1,7 +1,8 @@
 """Find the rows of a run that concern a page, and follow what each of them did to it in a lane.
 
 A run is folded as a whole. What each row did is told from the outcome, which names every row that warned or failed: any other row
-that adds or removes changes the counter by one, and nothing else changes it. Where that leads is held against the lane's own.
+that adds or removes changes the counter by one, and so does one that warned of large pages only; nothing else changes it. Where
+that leads is held against the lane's own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import attrs
 from replay.analyses.page_facts import PageFacts
 from replay.engine.lane import Lane
 from replay.kvm.allocator import Allocation
-from replay.kvm.kernel_log import BUG
+from replay.kvm.kernel_log import BUG, LPAGE
 from replay.kvm.run_outcome import RunOutcome
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Constant, Run
 
@@ -68,7 +69,7 @@ class Follower:
                 self.facts = attrs.evolve(self.facts, bugged=True)
             warnings = tuple(log.get(row, ())) if row in mine else ()
             if row in mine:
-                self._count(run, row, changed=not warnings, failed=row in outcome.rets)
+                self._count(run, row, changed={*warnings} <= {LPAGE}, failed=row in outcome.rets)
             ret = outcome.rets.get(row) if row in mine else None
             if before != self.facts or warnings or ret:
                 yield Did(row, before, self.facts, warnings, ret)

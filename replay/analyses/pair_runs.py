@@ -35,7 +35,7 @@ class RunFindings:
             self._arrays(step, a, b)
             return
         if a.log != b.log:
-            self._logs(step, dict(a.log), dict(b.log))
+            self._logs(step, a.said(), b.said())
         if a.rets != b.rets or a.tracked_writes != b.tracked_writes:
             self._rets(step, a, b)
         if self._ground.states.parted:

@@ -12,7 +12,9 @@ from typing import Final
 
 from replay.events import Event, MemslotSet
 from replay.kvm.counters import Counters
+from replay.kvm.lpage_moves import REGION_SHIFT
 from replay.kvm.memslot import Memslot
+from replay.kvm.memslots import Memslots
 from replay.kvm.vm import Vm
 from replay.runs import Run
 from replay.units import counted
@@ -51,11 +53,25 @@ def _cells(vm: Vm) -> Iterator[tuple[int, int, int]]:
         yield from ((slot.as_id, slot.base_gfn + index, counts[index]) for index in counts)
 
 
+def _lpage_moves(vm: Vm) -> list[str]:
+    """Say what of disallow_lpage does not follow from the counters, which are a field of their own."""
+    return [f"as {as_id} gfn {gfn:#x} {moves:+d} beside the counters" for as_id, gfn, moves in _moves(vm)]
+
+
+def _moves(vm: Vm) -> list[tuple[int, int, int]]:
+    return [
+        (slot.as_id, region << REGION_SHIFT, moves)
+        for slot in sorted(vm.slots(), key=lambda slot: slot.key)
+        for region, moves in slot.arch.lpage_moves.items()
+    ]
+
+
 _VIEWS: Final[dict[str, Callable[[Vm], list[str]]]] = {
     "shadow_root_allocated": lambda vm: ["set" if vm.shadow_root_allocated else "not set"],
     "vm_bugged": lambda vm: ["dead (vm_bugged)" if vm.vm_bugged else "alive"],
     "slots": _slots,
     "counts": _counts,
+    "disallow_lpage": _lpage_moves,
     "notifiers": lambda vm: [f"node {node}" for node in sorted(vm.nodes)],
     "indirect_shadow_pages": lambda vm: [str(vm.indirect_shadow_pages)],
 }
@@ -94,6 +110,7 @@ class Difference:
             "vm_bugged": a.vm_bugged != b.vm_bugged,
             "slots": self._slots,
             "counts": self._counts_differ(a, b),
+            "disallow_lpage": self._moves_differ(a, b),
             "notifiers": sorted(a.nodes) != sorted(b.nodes),
             "indirect_shadow_pages": a.indirect_shadow_pages != b.indirect_shadow_pages,
         }
@@ -114,12 +131,18 @@ class Difference:
         if self._slots:
             return self._cells_differ(a, b)
         for mine, theirs in zip(a.spaces, b.spaces, strict=False):  # a space that one lane has not is empty, as slots are equal
-            for one, other in zip(mine.by_base(), theirs.by_base(), strict=True):
+            for one, other in _slot_pairs(mine, theirs):
                 index = _first_difference(one.arch.counts, other.arch.counts)
                 if index is not None:
                     self._cell = (one.as_id, one.base_gfn + index)
                     return True
         return False
+
+    def _moves_differ(self, a: Vm, b: Vm) -> bool:
+        if self._slots:
+            return _moves(a) != _moves(b)
+        pairs = (pair for mine, theirs in zip(a.spaces, b.spaces, strict=False) for pair in _slot_pairs(mine, theirs))
+        return any(not one.arch.lpage_moves.equal(other.arch.lpage_moves) for one, other in pairs)
 
     def _cells_differ(self, a: Vm, b: Vm) -> bool:
         """Compare the counters of VMs whose slots differ, and remember one that does."""
@@ -129,6 +152,10 @@ class Difference:
                 self._cell = next((cell for cell in cells if _count_at(a, cell) != _count_at(b, cell)), None)
                 return True
         return False
+
+
+def _slot_pairs(mine: Memslots, theirs: Memslots) -> Iterator[tuple[Memslot, Memslot]]:
+    return zip(mine.by_base(), theirs.by_base(), strict=True)
 
 
 def _place(slot: Memslot) -> tuple[int, ...]:

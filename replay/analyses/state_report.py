@@ -1,14 +1,20 @@
 """Shape the state of lanes as a result: what `state --at` prints, with the names and order of the kernel."""
 
+from typing import Final
+
 import attrs
 
 from replay.analyses.compare_report import Bytes, Count, bytes_of
 from replay.engine.lane import Lane
-from replay.events.base import flag, text, uint, uints, values
+from replay.events.base import flag, sint, text, uint, uints, values
 from replay.kvm.allocator import Allocation
-from replay.kvm.memslot import Memslot
+from replay.kvm.lpages import disallowed_lpages, first_disallow, moved_lpages
+from replay.kvm.memslot import KVM_NR_PAGE_SIZES, Memslot, lpages
 from replay.kvm.state import digest_of
 from replay.kvm.vm import Vm
+
+LARGE_LEVELS: Final = range(2, KVM_NR_PAGE_SIZES + 1)
+"""Page-table levels of lpage_info: 2 MiB and 1 GiB."""
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +39,24 @@ class TrackedGfn:
 
 
 @attrs.frozen(kw_only=True)
+class RegionState:
+    """A region of 2 MiB or 1 GiB whose disallow_lpage moved since its memslot was made."""
+
+    gfn: int = uint("first guest frame number of the region", unit="gfn")
+    disallow_lpage: int = sint("reasons not to map it by one large page; a negative count forbids it too")
+
+
+@attrs.frozen(kw_only=True)
+class LargePages:
+    """The regions of one size of a memslot, as lpage_info has them. KVM maps one by a large page only while its count is 0."""
+
+    level: int = uint("page-table level: 2 for 2 MiB, 3 for 1 GiB", bits=8)
+    regions: int = uint("how many the memslot touches")
+    disallowed: int = uint("how many of them are not mapped large")
+    moved: tuple[RegionState, ...] = values("those whose count is not the first one", RegionState, length_max=1 << 32)
+
+
+@attrs.frozen(kw_only=True)
 class SlotState:
     """One memslot."""
 
@@ -45,6 +69,7 @@ class SlotState:
     born: int = uint("event that created it")
     arrays: tuple[ArrayState, ...] = values("arrays that are there", ArrayState, length_max=16)
     counts: tuple[TrackedGfn, ...] = values("write-tracked gfns", TrackedGfn, length_max=1 << 32)
+    large_pages: tuple[LargePages, ...] = values("which regions are mapped large, by size", LargePages, length_max=2)
 
 
 @attrs.frozen(kw_only=True)
@@ -137,6 +162,20 @@ def _slot(slot: Memslot) -> SlotState:
         born=slot.born,
         arrays=tuple(_array(array, level) for array, level in levels if array is not None),
         counts=tuple(TrackedGfn(gfn=slot.base_gfn + index, count=count) for index, count in sorted(arch.counts.items())),
+        large_pages=tuple(_large_pages(slot, level) for level in LARGE_LEVELS),
+    )
+
+
+def _large_pages(slot: Memslot, level: int) -> LargePages:
+    shift = 9 * (level - 1)
+    return LargePages(
+        level=level,
+        regions=lpages(slot.base_gfn, slot.npages, level),
+        disallowed=disallowed_lpages(slot, shift),
+        moved=tuple(
+            RegionState(gfn=region << shift, disallow_lpage=count + first_disallow(slot, shift, region))
+            for region, count in moved_lpages(slot, shift).items()
+        ),
     )
 
 

@@ -52,6 +52,7 @@ def _rules(vm: Vm, *, spaces_matter: bool) -> tuple[object, ...]:
         vm.indirect_shadow_pages,
         enabled or vm.policy.bug_when_disabled,
         vm.nas > 1 and reads_all_address_spaces(vm),
+        vm.lpage_warned,
         spaces_matter and vm.policy.register_checks_mm,
     )
 
@@ -60,9 +61,11 @@ def _slots_agree(one: Memslots, other: Memslots) -> bool:
     if len(one) != len(other):
         return False
     for a, b in zip(one.by_base(), other.by_base(), strict=True):
-        if a.base_gfn != b.base_gfn or a.npages != b.npages:
+        if a.base_gfn != b.base_gfn or a.npages != b.npages or a.userspace_addr != b.userspace_addr:
             return False
         if (a.arch.gfn_write_track is None) != (b.arch.gfn_write_track is None) or not a.arch.counts.equal(b.arch.counts):
+            return False
+        if not a.arch.lpage_moves.equal(b.arch.lpage_moves):
             return False
     return True
 
@@ -75,8 +78,7 @@ def share_counters(group: Sequence[Lane], number: int) -> None:
     _share([vm.external_adds for vm in vms])
     for spaces in zip(*(vm.spaces for vm in vms), strict=True):
         for slots in zip(*(space.by_base() for space in spaces), strict=True):
-            if slots[0].arch.gfn_write_track is not None:
-                _share([slot.arch.counts for slot in slots])
+            _share_slot(slots)
 
 
 def share_slot(slots: Sequence[Memslot | None]) -> bool:
@@ -85,9 +87,21 @@ def share_slot(slots: Sequence[Memslot | None]) -> bool:
     tracked = sum(slot.arch.gfn_write_track is not None for slot in there)
     if len(there) < len(slots) or tracked not in (0, len(slots)):
         return False
-    if tracked:
-        _share([slot.arch.counts for slot in there])
+    _share_slot(there)
     return True
+
+
+def _share_slot(slots: Sequence[Memslot]) -> None:
+    if slots[0].arch.gfn_write_track is not None:
+        _share([slot.arch.counts for slot in slots])
+    lead = slots[0].arch.lpage_moves
+    if lead.owners != len(slots) or any(slot.arch.lpage_moves is not lead for slot in slots):
+        if lead.owners > 1:
+            slots[0].arch.lpage_moves = lead = lead.copy()
+        for slot in slots[1:]:
+            slot.arch.lpage_moves.owners -= 1
+            slot.arch.lpage_moves = lead
+        lead.owners = len(slots)
 
 
 def _share(counters: Sequence[Counters]) -> None:

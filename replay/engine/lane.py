@@ -159,10 +159,19 @@ class Lane:
 
     def follow(self, lead: "Lane", run: Run, outcome: RunOutcome, first: int) -> RunOutcome:
         """Take over what a lane that agrees on every VM of a run, and shares its counters, has made of it."""
-        self._count_left_out(run, self._kept_rows(run))
+        self.leave_out(run)
         self.take_over(lead, run.vms(), outcome, first)
         self.compare_results(run, outcome, first)
         return outcome
+
+    def leave_out(self, run: Run) -> None:
+        """Count the rows of a run that can not happen under this profile, where other lanes fold all that is left."""
+        self._count_left_out(run, self._kept_rows(run))
+
+    def kept(self, run: Run) -> Run:
+        """Return what is left of a run without the rows that can not happen under this profile."""
+        rows = self._kept_rows(run)
+        return run if rows is None else chosen_rows(run, rows)
 
     def take_over(self, lead: "Lane", vms: Sequence[int], outcome: RunOutcome, first: int) -> None:
         """Take over the state that some VMs have in another lane after a run, and its warnings; counters are shared."""
@@ -174,6 +183,7 @@ class Lane:
             if number in machine.vms:
                 vm, model = machine.vms[number], lead.machine.vms[number]
                 vm.indirect_shadow_pages, vm.vm_bugged = model.indirect_shadow_pages, model.vm_bugged
+                vm.lpage_warned = model.lpage_warned
         counts = machine.log.counts
         for _row, reason in outcome.log:
             counts[reason] = counts.get(reason, 0) + 1

@@ -42,4 +42,4 @@ def _chosen(column: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
 
         found: memoryview = np.frombuffer(column, f"u{column.itemsize}")[np.asarray(rows)].data
         return found
-    return itemgetter(*rows)(column) if len(rows) > 1 else (column[rows[0]],)
+    return itemgetter(*rows)(column) if len(rows) > 1 else [column[row] for row in rows]

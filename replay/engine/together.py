@@ -6,6 +6,7 @@ next run names it. Lanes that parted fold by themselves: exactly what each would
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 from replay.engine.agreement import agree, share_counters, share_slot, share_tables
@@ -129,7 +130,11 @@ class Together:
         """Fold the VMs that a lane has parted in, and take the others over from their leads."""
         lane = self.lanes[index]
         mine = [number for number, leads in by_vm.items() if leads[index] == index]
-        found = self._alone(lane, run, first, mine) if mine else RunOutcome()
+        if mine:
+            found = self._alone(lane, run, first, mine)
+        else:
+            lane.leave_out(run)
+            found = RunOutcome()
         log, rets, writes = list(found.log), dict(found.rets), list(found.tracked_writes)
         for head in dict.fromkeys(leads[index] for leads in by_vm.values() if leads[index] != index):
             theirs = {number for number, leads in by_vm.items() if leads[index] == head}
@@ -138,8 +143,8 @@ class Together:
             log += part.log
             rets |= part.rets
             writes += part.tracked_writes
-        merged = RunOutcome(sorted(log), {row: rets[row] for row in sorted(rets)}, sorted(writes))
-        count_changes(run, merged)
+        merged = RunOutcome(sorted(log, key=itemgetter(0)), {row: rets[row] for row in sorted(rets)}, sorted(writes))
+        count_changes(run, merged, lane.kept(run))
         lane.compare_results(run, merged, first)
         return merged
 

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Final
 
+from replay.kvm.bulk_lpages import lpage_log, move_level_ones, move_refused, slots_of
 from replay.kvm.bulk_pairs import SCALAR_MOST, below_limit, fold_left, most_of_pairs, most_of_slot, pairs_of, rows_left
 from replay.kvm.bulk_report import Report
 from replay.kvm.bulk_rows import KIND_MASK, LEVEL_ONE, Rows, Sorted, rows_of, sort_rows, sortable
@@ -70,7 +71,8 @@ def fold_bulk(machine: Machine, run: Run, first: int) -> RunOutcome | None:
         _count_pages(rows, left)
     count = _Count(rows, sort_rows(rows, left), layout)
     count.count(machine)
-    return Report(rows, count.order, count.dead, count.counted, count.warned).outcome(machine)
+    lpages = lpage_log(rows, layout, table)
+    return Report(rows, count.order, count.dead, count.counted, count.warned, lpages).outcome(machine)
 
 
 def _layout(machine: Machine, rows: Rows) -> Layout:
@@ -140,6 +142,10 @@ class _Count:
             self._roll(changed, end.take(changed).astype(np.int64) - start.take(changed))
         if held is not None:
             held.write(ends)
+        if self.rows.level_ones:
+            move_level_ones(self.rows, order, self.place, self.layout, table)
+        if self.warned:
+            move_refused(self.rows, order, self.place, self.layout, table, self.warned)
 
     def _roll(self, changed: Any, delta: Any) -> None:
         """Take what changed into the digests of the slots; delta: by how much."""
@@ -151,9 +157,9 @@ class _Count:
         added *= delta.view(np.uint64)
         place = self.place.take(changed)
         first = np.concatenate([[0], (place[1:] != place[:-1]).nonzero()[0] + 1])
-        slots = [counters for layout, _enabled in self.layout.spaces for counters in layout.by_slot]
+        slots = slots_of(self.layout)
         for slot, more in zip((place[first] >> 1).tolist(), np.add.reduceat(added, first).tolist(), strict=True):
-            roots = slots[slot].roots
+            roots = slots[slot].arch.counts.roots
             roots.digest = roots.digest + more & U64_MAX
 
     def _steps(self) -> Any:

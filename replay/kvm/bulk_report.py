@@ -4,6 +4,7 @@ Source: replay.kvm.fold, the scalar rule, for what is said of which row.
 """
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 
 import attrs
@@ -33,6 +34,8 @@ class Report:
     dead: Any
     counted: Any
     warned: Any
+    lpages: list[tuple[int, str]]
+    """The rows of the run at which a disallow_lpage is warned of."""
 
     def outcome(self, machine: Machine) -> RunOutcome:
         """Return the outcome, and count its warnings. Source: see the module."""
@@ -42,9 +45,11 @@ class Report:
         for _row, over in self.warned:
             reason = OVERFLOW if over else UNDERFLOW
             log[reason] = log.get(reason, 0) + 1
+        for _row, reason in self.lpages:
+            log[reason] = log.get(reason, 0) + 1
         if self.dead is not None:
             self._count_dead(machine, outcome)
-        if self.warned or self.dead is not None:
+        if self.warned or self.lpages or self.dead is not None:
             bug = machine.policy.bug_when_disabled
             later["log"] = lambda: self._log(BUG if bug else DISABLED)
         if self.dead is not None or QUERY in self.rows.kinds:
@@ -100,7 +105,8 @@ class Report:
             warn = np.where(states == GAP, kind >= _ACCOUNT, _changes(kind)).nonzero()[0]
             pairs = zip(self.order.numbers(at.take(warn)).tolist(), states.take(warn).tolist(), strict=True)
             log += [(number, reasons[state]) for number, state in pairs]
-        log.sort()
+        log += self.lpages
+        log.sort(key=itemgetter(0))
         return log
 
     def _rets(self) -> dict[int, int]:

@@ -128,6 +128,15 @@ def _view(table: Table) -> Any:
     return np.frombuffer(table.cells, unsigned(table.cells.itemsize))
 
 
+def sum_between(table: Table, bias: int, low: int, high: int) -> int:
+    """Return the sum of the counters of the leaves that hold the gfns from low to high. Source: see the module."""
+    import numpy as np
+
+    firsts = np.arange(low >> LEAF_SHIFT, (high >> LEAF_SHIFT) + 1) << LEAF_SHIFT
+    leaves = places_of(table, bias, parts_of(firsts)).cells >> LEAF_SHIFT
+    return int(_view(table).reshape(-1, LEAF_PAGES).take(leaves, axis=0).sum())
+
+
 def most_between(table: Table, bias: int, low: int, high: int) -> int:
     """Return the largest counter of the leaves that hold the gfns from low to high. Source: see the module."""
     import numpy as np

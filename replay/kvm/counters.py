@@ -132,6 +132,12 @@ class Counters(MutableMapping[int, int]):
         for index in indexes:
             self._put(self.base_gfn + index, self._cell(self.base_gfn + index), 0)
 
+    def total(self, first_gfn: int, end_gfn: int) -> int:
+        """Return the sum of the counters of whole leaves, by gfn. Cost: proportional to the leaves that are touched."""
+        first = self._base_root << (NODE_SHIFT - LEAF_SHIFT)
+        span = (first_gfn >> LEAF_SHIFT) - first, (end_gfn >> LEAF_SHIFT) - first
+        return sum(sum(self._table.leaf(leaf)) for _page, leaf in self._table.leaves_between(self.roots, *span))
+
     def between(self, first: int, end: int) -> Iterator[int]:
         """Yield the indexes of a range whose counters are not zero."""
         start = (self._base_root << NODE_SHIFT) - self.base_gfn

@@ -11,7 +11,9 @@ from typing import Final
 
 from replay.kvm.kernel_log import GONE, NO_SLOT
 from replay.kvm.leaves import LEAF_MASK, LEAF_PAGES, NODE_SHIFT, Table
+from replay.kvm.lpage_moves import REGION_SHIFT
 from replay.kvm.machine import Machine
+from replay.kvm.memslot import Arch
 from replay.kvm.mmu import account_shadowed
 from replay.kvm.near import OWN_SPACE, Near
 from replay.kvm.page_track import external_track, kvm_gfn_is_write_tracked
@@ -60,7 +62,7 @@ def fold_rows(machine: Machine, columns: Sequence[Sequence[int]], first: int, *,
             if place is None:
                 outcome.log.append((row, GONE))
                 continue
-        vm, bias, tracks, reads = place
+        vm, bias, tracks, reads, arch = place
         if reads:
             cell = nodes[roots[bias + (gfn >> 16)] | (gfn >> 7 & 511)] | (gfn & 127)
             count = cells[cell]
@@ -76,23 +78,37 @@ def fold_rows(machine: Machine, columns: Sequence[Sequence[int]], first: int, *,
             elif kind >= ACCOUNT or tracks:
                 step = _STEPS[kind]
                 pages = vm.indirect_shadow_pages + step
-                if (level < 2 and kind >= ACCOUNT) or 0 <= count + step <= most:
+                if level < 2 and kind >= ACCOUNT:
+                    if arch.lpage_moves.take(gfn >> REGION_SHIFT, step, warned=vm.lpage_warned):
+                        vm.indirect_shadow_pages = max(0, pages)
+                        continue
+                elif 0 <= count + step <= most:
                     if kind < ACCOUNT:
                         _hold(driver, vm, gfn, step)
                     elif pages >= 0:
                         vm.indirect_shadow_pages = pages
-                    if level > 1 or kind < ACCOUNT:
-                        if cell < LEAF_PAGES:
-                            cell = table.link_leaf(bias + (gfn >> NODE_SHIFT), gfn) | (gfn & LEAF_MASK)
-                        cells[cell] = count + step
+                    if cell < LEAF_PAGES:
+                        cell = table.link_leaf(bias + (gfn >> NODE_SHIFT), gfn) | (gfn & LEAF_MASK)
+                    cells[cell] = count + step
                     continue
         machine.allocator.event = first + row
         _ROWS[kind](vm, row, as_id, gfn, level, outcome)
-        if machine.log.new:
-            outcome.log.extend((row, reason) for reason in machine.log.new)
-            machine.log.new = []
+        if machine.log.new or arch.lpage_moves.fallen:
+            _note(machine, near, arch, (row, kind), outcome)
     outcome.taken = machine.allocator.taken
     return outcome
+
+
+def _note(machine: Machine, near: Near, arch: Arch, row: tuple[int, int], outcome: RunOutcome) -> None:
+    """Take the warnings of a row, given with its kind, and look places up anew where a slot may be unusual now.
+
+    A slot whose moves fell below zero is; external users of another address space change a slot that is not the row's.
+    """
+    number, kind = row
+    if arch.lpage_moves.fallen or kind < ACCOUNT:
+        near.forget()
+    outcome.log.extend((number, reason) for reason in machine.log.new)
+    machine.log.new = []
 
 
 def _numbers(column: Sequence[int]) -> Sequence[int]:
@@ -190,12 +206,13 @@ _ROWS: Final[dict[int, Callable[[Vm, int, int, int, int, RunOutcome], None]]] = 
 }
 
 
-def count_changes(run: Run, outcome: RunOutcome) -> None:
+def count_changes(run: Run, outcome: RunOutcome, kept: Run | None = None) -> None:
     """Count the write-track changes that the run asks for: external ones, and shadow pages from level 2 on.
 
+    kept: what a lane leaves of the run, by whose rows the outcome is numbered; None for all of it.
     Rows without a slot or on a VM that is gone ask nobody. Source: replay.kvm.mmu.account_shadowed().
     """
-    outcome.adds, outcome.removes = run.changes()
+    outcome.adds, outcome.removes = (run if kept is None else kept).changes()
     for row, reason in outcome.log:
         if reason in (NO_SLOT, GONE):
             kind = run.kind[row]

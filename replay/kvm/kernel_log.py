@@ -6,6 +6,8 @@ import attrs
 
 UNDERFLOW: Final = "WARN: write-track count below 0"
 OVERFLOW: Final = "WARN: write-track count above 65535"
+LPAGE: Final = "WARN: disallow_lpage below 0"
+"""Said once a VM, behind the warning of a counter if there is one. From 6.6 on the kernel says it once, before each time."""
 DISABLED: Final = "WARN: write tracking is not enabled"
 BUG: Final = "KVM_BUG_ON: write tracking is not enabled"
 NO_SLOT: Final = "no memslot for the gfn"

@@ -11,6 +11,7 @@ import attrs
 
 from replay.kvm.counters import Counters
 from replay.kvm.leaves import NODE_SHIFT, Roots, Table
+from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
 
 GFN_BITS: Final = 40
@@ -28,7 +29,7 @@ class SpaceLayout:
     """The slots of one address space, by first gfn, as pairs of a slot and the gap behind it.
 
     edges: first gfns of both; bias: what to add to gfn >> 16 for the root of its counter; state: LIVE and so on, as if tracking
-    were enabled. counters: of the slots that have an array, roots: theirs; by_slot: of each slot, whether it has one or not.
+    were enabled. counters: of the slots that have an array, roots: theirs; slots: all of them.
     end_gfn: behind the last slot. lists: edges, bias and state as lists.
     """
 
@@ -39,7 +40,7 @@ class SpaceLayout:
     state: Any
     counters: list[Counters]
     roots: list[Roots]
-    by_slot: list[Counters]
+    slots: list[Memslot]
     end_gfn: int
     lists: tuple[list[int], ...]
 
@@ -76,7 +77,7 @@ def _layout_of(space: Memslots, table: Table, old: SpaceLayout | None) -> SpaceL
         "epoch": table.epoch,
         "counters": counters,
         "roots": [counts.roots for counts in counters],
-        "by_slot": [slot.arch.counts for slot in slots],
+        "slots": list(slots),
     }
     if old is not None and old.lists == lists:
         for name, value in now.items():

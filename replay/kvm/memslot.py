@@ -6,6 +6,7 @@ import attrs
 
 from replay.kvm.allocator import Allocation
 from replay.kvm.counters import NO_COUNTERS, Counters
+from replay.kvm.lpage_moves import LpageMoves
 from replay.kvm.uapi import KVM_MEM_LOG_DIRTY_PAGES
 
 KVM_NR_PAGE_SIZES: Final = 3
@@ -25,18 +26,23 @@ def lpages(base_gfn: int, npages: int, level: int) -> int:
 
 @attrs.define(eq=False)
 class Arch:
-    """The arrays that hang on a slot; None is a NULL pointer. counts: the counters of gfn_write_track that are not zero."""
+    """The arrays that hang on a slot; None is a NULL pointer.
+
+    counts: the counters of gfn_write_track that are not zero. lpage_moves: what is in lpage_info beside them; see lpages.py.
+    """
 
     rmap: list[Allocation | None] = attrs.field(factory=lambda: [None] * KVM_NR_PAGE_SIZES)
     lpage_info: list[Allocation | None] = attrs.field(factory=lambda: [None] * (KVM_NR_PAGE_SIZES - 1))
     gfn_write_track: Allocation | None = None
     counts: Counters = NO_COUNTERS
+    lpage_moves: LpageMoves = attrs.field(factory=LpageMoves)
 
     def drop_counters(self) -> None:
         """Forget all counters, as their array is freed."""
         if self.counts is not NO_COUNTERS:
             self.counts.release()
             self.counts = NO_COUNTERS
+        self.lpage_moves.owners -= 1
 
     def arrays(self) -> list[Allocation]:
         """List the arrays that are there."""

@@ -5,6 +5,7 @@ Source: arch/x86/kvm/x86.c, arch/x86/kvm/mmu/mmu.c [6.1.192, 6.12.117].
 
 from replay.kvm.allocator import LPAGE_INFO, RMAP, SITE_LPAGE, SITE_RMAP, SITE_WT_ROOT, Allocator
 from replay.kvm.kernel_log import NO_SLOT
+from replay.kvm.lpages import update_gfn_disallow_lpage_count
 from replay.kvm.memslot import KVM_NR_PAGE_SIZES, Memslot, lpages
 from replay.kvm.page_track import (
     kvm_page_track_create_memslot,
@@ -109,6 +110,7 @@ def _write_tracking_of_root(vm: Vm, slot: Memslot) -> bool:
 def account_shadowed(vm: Vm, as_id: int, gfn: int, level: int, delta: int) -> None:
     """Count a shadow page with guest PTEs in (delta 1) or out (-1); from level 2 on its gfn is write-tracked.
 
+    One of level 1 only keeps large pages away, whether write tracking is enabled or not.
     Kernels with one address space account everything there. The kernel does not test the slot for NULL: a missing one means
     that the recording lacks the slot.
     Source: arch/x86/kvm/mmu/mmu.c account_shadowed(), unaccount_shadowed() [6.1, 6.12].
@@ -119,3 +121,5 @@ def account_shadowed(vm: Vm, as_id: int, gfn: int, level: int, delta: int) -> No
         vm.log.add(NO_SLOT)
     elif level > 1:
         kvm_write_track_gfn(vm, slot, gfn, delta)
+    else:
+        update_gfn_disallow_lpage_count(vm, slot, gfn, delta, counted=False)

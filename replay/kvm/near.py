@@ -11,8 +11,9 @@ import attrs
 
 from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import GONE
+from replay.kvm.lpages import may_warn, own_moves
 from replay.kvm.machine import Machine
-from replay.kvm.memslot import Memslot
+from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, kvm_page_track_write_tracking_enabled, reads_all_address_spaces
 from replay.kvm.vm import Vm
@@ -20,8 +21,9 @@ from replay.kvm.vm import Vm
 OWN_SPACE: Final = "own"
 BOTH_SPACES: Final = "both"
 
-Place = tuple[Vm, int, bool, str]
-"""VM; bias of the slot's counters; external users may track here; which spaces reads look into, "" where a row is unusual."""
+Place = tuple[Vm, int, bool, str, Arch]
+"""VM; bias of the slot's counters; external users may track here; which spaces reads look into, "" where a row is unusual; the
+slot's arrays."""
 Known = tuple[list[int], list[Place | None]]
 """First gfns of slots and of what follows them, in order; the place behind each of them, with one before the first."""
 
@@ -31,6 +33,8 @@ _NOWHERE: Final[Known] = ([], [None])
 _ROWS_A_SLOT: Final = 4
 """All memslots of an address space are looked up at once for a run of so many rows a slot."""
 
+_NO_ARCH: Final = Arch()
+
 
 def _nothing() -> Known:
     return [], [None]
@@ -38,7 +42,7 @@ def _nothing() -> Known:
 
 def unusual(vm: Vm) -> Place:
     """Return the place of a gfn whose rows are left to the functions that model the kernel's. Source: see the module."""
-    return vm, 0, False, ""
+    return vm, 0, False, "", _NO_ARCH
 
 
 @attrs.define(eq=False)
@@ -50,8 +54,9 @@ class NearSpace:
     known: Known = attrs.field(factory=_nothing)
     counters: list[tuple[Counters, int]] = attrs.field(factory=list)
     top_gfn: int = 0
+    archs: list[Arch] = attrs.field(factory=list)
 
-    def holds(self, space: Memslots, epoch: int) -> bool:
+    def holds(self, vm: Vm, space: Memslots, epoch: int) -> bool:
         """Tell whether it is still so."""
         if self.generation != space.generation:
             return False
@@ -60,7 +65,7 @@ class NearSpace:
                 if counts.bias != bias:
                     return False
             self.epoch = epoch
-        return True
+        return vm.lpage_warned or not any(arch.lpage_moves.fallen for arch in self.archs)
 
 
 class Near(dict[int, Known]):
@@ -86,7 +91,7 @@ class Near(dict[int, Known]):
             self[key] = unusual_all
             return unusual_all
         near: NearSpace | None = space.near.get(as_id) if table.together else None
-        if near is None or not near.holds(space, table.epoch):
+        if near is None or not near.holds(vm, space, table.epoch):
             near = _looked_up(vm, as_id, space, self._rows)
             if table.together:
                 space.near[as_id] = near
@@ -100,6 +105,12 @@ class Near(dict[int, Known]):
             vm.external_adds.own()
             vm.external_adds.cover(near.top_gfn - 1)
 
+    def forget(self) -> None:
+        """Look all up anew: a slot is unusual from here on."""
+        for near in self._of.values():
+            near.generation = -1
+        self.clear()
+
     def find(self, number: int, as_id: int, gfn: int) -> Place | None:
         """Look up a gfn of which nothing is known and remember its place; None, and it is logged, for a VM that is gone.
 
@@ -111,7 +122,7 @@ class Near(dict[int, Known]):
             return None
         vm = machine.vm(number)
         slot = vm.spaces[min(as_id, vm.nas - 1)].by_gfn(gfn)
-        if slot is None or slot.arch.gfn_write_track is None:
+        if slot is None or slot.arch.gfn_write_track is None or may_warn(vm, slot):
             return unusual(vm)
         if slot.arch.counts.own():
             self.clear()  # biases that are known may be those of before
@@ -125,7 +136,7 @@ class Near(dict[int, Known]):
 def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
     """Return what is to be known of an address space: all of it where slots are few and all count, else nothing yet."""
     slots = space.by_base()
-    if len(slots) * _ROWS_A_SLOT > rows or any(slot.arch.gfn_write_track is None for slot in slots):
+    if len(slots) * _ROWS_A_SLOT > rows or any(slot.arch.gfn_write_track is None or may_warn(vm, slot) for slot in slots):
         return NearSpace(space.generation, vm.allocator.counters.epoch)
     tracks, reads, gap = _tracks(vm, as_id), _reads(vm), unusual(vm)
     edges, counters = list[int](), list[tuple[Counters, int]]()
@@ -133,22 +144,27 @@ def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
     for slot in slots:
         counts = slot.arch.counts
         counts.own()
+        own_moves(slot.arch, vm.allocator.counters)
         bias, end_gfn = counts.bias, slot.end_gfn
         edges += (slot.base_gfn, end_gfn)
-        places += ((vm, bias, tracks, reads), gap)
+        places += ((vm, bias, tracks, reads, slot.arch), gap)
         counters.append((counts, bias))
-    return NearSpace(space.generation, vm.allocator.counters.epoch, (edges, places), counters, edges[-1] if edges else 0)
+    near = NearSpace(space.generation, vm.allocator.counters.epoch, (edges, places), counters, edges[-1] if edges else 0)
+    near.archs = [slot.arch for slot in slots]
+    return near
 
 
 def _remember(near: NearSpace, vm: Vm, slot: Memslot, as_id: int) -> Place:
     """Note a slot that counts; what follows it is not known."""
     counts, end_gfn = slot.arch.counts, slot.end_gfn
-    place = (vm, counts.bias, _tracks(vm, as_id), _reads(vm))
+    own_moves(slot.arch, vm.allocator.counters)
+    place = (vm, counts.bias, _tracks(vm, as_id), _reads(vm), slot.arch)
     edges, places = near.known
     index = bisect_right(edges, slot.base_gfn)
     edges[index:index] = (slot.base_gfn, end_gfn)
     places[index + 1 : index + 1] = (place, None)
     near.counters.append((counts, place[1]))
+    near.archs.append(slot.arch)
     near.top_gfn = max(near.top_gfn, end_gfn)
     return place
 

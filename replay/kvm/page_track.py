@@ -7,6 +7,7 @@ Source: arch/x86/kvm/mmu/page_track.c [6.1.192 for 5.16-6.5; 6.8 text for 6.6-6.
 from replay.kvm.allocator import GFN_WRITE_TRACK, SITE_WT_ADD, SITE_WT_CREATE, SITE_WT_REGISTER
 from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, OVERFLOW, UNDERFLOW, KernelLog
+from replay.kvm.lpages import update_gfn_disallow_lpage_count
 from replay.kvm.memslot import Memslot
 from replay.kvm.uapi import KVM_X86_TDX_VM
 from replay.kvm.vm import Vm
@@ -42,19 +43,22 @@ def kvm_page_track_create_memslot(vm: Vm, slot: Memslot) -> bool:
     return write_tracking_alloc(vm, slot, SITE_WT_CREATE)
 
 
-def update_gfn_write_track(slot: Memslot, gfn: int, delta: int, log: KernelLog) -> None:
-    """Change one counter; one that would leave 0..65535 warns and stays.
+def update_gfn_write_track(slot: Memslot, gfn: int, delta: int, log: KernelLog) -> bool:
+    """Change one counter; one that would leave 0..65535 warns and stays: False.
 
     Source: page_track.c update_gfn_write_track() [6.12], update_gfn_track() [6.1]; seen on both kernels.
     """
     index = gfn - slot.base_gfn
-    if not slot.arch.counts.bump(index, delta, U16_MAX):
+    counted = slot.arch.counts.bump(index, delta, U16_MAX)
+    if not counted:
         log.add(UNDERFLOW if delta < 0 else OVERFLOW)
+    return counted
 
 
 def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
     """Add or remove one tracking of a gfn in a slot, as account_shadowed() and external users do.
 
+    Large pages are disallowed, or allowed again, whether the counter moved or is at its limit.
     Source: page_track.c __kvm_write_track_add_gfn(), __kvm_write_track_remove_gfn() [6.6 on: KVM_BUG_ON while not enabled];
     kvm_slot_page_track_add_page(), kvm_slot_page_track_remove_page() [6.1: WARN, nothing happens].
     """
@@ -69,12 +73,14 @@ def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
         write_tracking_alloc(vm, slot, SITE_WT_ADD)
     if slot.arch.gfn_write_track is None and vm.policy.at_first_add:
         vm.log.add(UNDERFLOW)
+        update_gfn_disallow_lpage_count(vm, slot, gfn, delta, counted=False)
         return
     if slot.arch.gfn_write_track is None:
         # No kernel tests for NULL here: this would be a NULL dereference (hazard H1 of on-demand; address space 1 of v1).
         vm.log.add(NO_ARRAY)
         return
-    update_gfn_write_track(slot, gfn, delta, vm.log)
+    counted = update_gfn_write_track(slot, gfn, delta, vm.log)
+    update_gfn_disallow_lpage_count(vm, slot, gfn, delta, counted=counted)
 
 
 def has_external_api(vm: Vm) -> bool:

@@ -9,6 +9,7 @@ import attrs
 
 from replay.events import Event, MemslotSet
 from replay.kvm.allocator import Allocation
+from replay.kvm.kernel_log import LPAGE
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Memslot
 from replay.kvm.run_outcome import RunOutcome
@@ -88,7 +89,7 @@ class Ledger:
 
     def note_run(self, machine: Machine, run: Run, outcome: RunOutcome) -> None:
         """Count the rows of a run that was applied and that neither failed nor warned."""
-        warned = {row for row, _reason in outcome.log} | set(outcome.rets)
+        warned = {row for row, reason in outcome.log if reason != LPAGE} | set(outcome.rets)
         for row, kind in enumerate(run.kind):
             if row in warned or kind not in _DELTAS or (kind >= ACCOUNT and run.level[row] < 2):
                 continue

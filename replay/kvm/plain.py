@@ -15,6 +15,7 @@ from replay.kvm.allocator import SLOT, Allocation, Allocator, Injection
 from replay.kvm.counter_bytes import counter_bytes, fill
 from replay.kvm.counters import NO_COUNTERS, Counters
 from replay.kvm.leaves import Roots, Table
+from replay.kvm.lpage_moves import REGION_SHIFT
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
@@ -163,11 +164,12 @@ def _plain_of_slot(slot: Memslot, shelf: Shelf) -> Plain:
     arch = slot.arch
     arrays = (slot.object, slot.dirty_bitmap, *arch.rmap, *arch.lpage_info, arch.gfn_write_track)
     counted = None if arch.counts is NO_COUNTERS else shelf.put(arch.counts)
-    return (_values(slot, SLOT_PLAIN), tuple(_plain_of_allocation(array) for array in arrays), counted)
+    moved = tuple(number for pair in arch.lpage_moves.items() for number in pair)
+    return (_values(slot, SLOT_PLAIN), tuple(_plain_of_allocation(array) for array in arrays), counted, moved)
 
 
 def _restored_slot(as_id: int, plain: Plain, table: Table, shelf: Shelf) -> Memslot:
-    own, arrays, counted = plain
+    own, arrays, counted, moved = plain
     _whole_numbers(*own)
     piece, dirty, *others, track = (_restored_allocation(array) for array in arrays)
     levels = len(Arch().rmap)
@@ -178,6 +180,11 @@ def _restored_slot(as_id: int, plain: Plain, table: Table, shelf: Shelf) -> Mems
     if counted is not None:
         arch.counts = Counters(table, slot.base_gfn, slot.npages)
         shelf.take(counted, arch.counts, table, slot.npages)
+    if moved:
+        low, high = slot.base_gfn >> REGION_SHIFT, slot.end_gfn - 1 >> REGION_SHIFT
+        assert all(type(count) is int and count for count in moved[1::2]), "moves are numbers"
+        assert all(type(region) is int and low <= region <= high for region in moved[::2]), "and lie in the slot"
+        arch.lpage_moves.set(zip(moved[::2], moved[1::2], strict=True), digesting=table.digesting)
     return slot
 
 

@@ -35,6 +35,13 @@ class RunOutcome:
             delattr(self, name)
             self._work[name] = how
 
+    def said(self) -> dict[int, str]:
+        """Return what the kernel log says of each row that it names, in the order in which it was said."""
+        found: dict[int, str] = {}
+        for row, reason in self.log:
+            found[row] = f"{found[row]}; {reason}" if row in found else reason
+        return found
+
     def __getattr__(self, name: str) -> Any:
         """Work a field out; Python asks for it here when it is not there yet."""
         how = object.__getattribute__(self, "_work").pop(name, None)

@@ -87,6 +87,7 @@ def slot_state(slot: Memslot) -> dict[str, Any]:
         LPAGE_INFO: [_array_state(array) for array in arch.lpage_info],
         GFN_WRITE_TRACK: _array_state(arch.gfn_write_track),
         "counts": _pairs(arch.counts),
+        "lpage_moves": [list(pair) for pair in arch.lpage_moves.items()],
     }
 
 
@@ -159,12 +160,12 @@ def counters_digest_of(machine: Machine) -> int:
     """Return the digest of all counters that `keep_digests()` keeps: a sum modulo 2^64, so no proof against malice.
 
     It says what the counters are and not how they came about; what structural events do is in `structure_digest_of()`.
-    Cost: 0.5 us a memslot. Source: none in the kernel.
+    Cost: 0.6 us a memslot. Source: none in the kernel.
     """
     total = 0
     for vm in machine.live_vms():
         for slot in vm.slots():
-            digest = slot.arch.counts.roots.digest
+            digest = slot.arch.counts.roots.digest + slot.arch.lpage_moves.digest
             if digest:
                 total += digest * _place_mix(vm.number << 32 | slot.as_id << 16 | slot.id)
     return total & U64_MAX

@@ -55,6 +55,8 @@ class Vm:
     page_write_tracking_disabled: bool = False
     """The VM's opt-out, which only v1 of the patch has."""
     vm_bugged: bool = False
+    lpage_warned: bool = False
+    """Whether a disallow_lpage was ever below 0, which is said once."""
     nr_memslot_pages: int = 0
     indirect_shadow_pages: int = 0
     nodes: list[int] = attrs.field(factory=list)

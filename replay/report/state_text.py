@@ -12,6 +12,7 @@ SLOTS_SHOWN: Final = 64
 """Most memslots of a VM that get a line; JSON has them all."""
 COUNTS_SHOWN: Final = 16
 """Most write-tracked gfns of a memslot that are listed; JSON has them all."""
+_SIZES: Final = {2: "2 MiB", 3: "1 GiB"}
 _ARRAYS: Final = ("dirty_bitmap", "rmap", "lpage_info", "gfn_write_track")
 
 
@@ -52,7 +53,9 @@ def _vm(vm: VmState) -> Iterator[str]:
     yield f"    {counted(len(vm.slots), 'memslot')} in the kernel's own order; generation {generations}"
     if not vm.slots:
         return
-    rows: list[Sequence[str]] = [("slot", "as", "gfn", "pages", "flags", "hva", "born", *_ARRAYS, "tracked gfns")]
+    rows: list[Sequence[str]] = [
+        ("slot", "as", "gfn", "pages", "flags", "hva", "born", *_ARRAYS, "tracked gfns", "not 2M", "not 1G")
+    ]
     rows.extend(_slot(slot) for slot in vm.slots[:SLOTS_SHOWN])
     yield from (f"    {line}" for line in columns(rows, left=()))
     if len(vm.slots) > SLOTS_SHOWN:
@@ -64,7 +67,8 @@ def _vm(vm: VmState) -> Iterator[str]:
 def _slot(slot: SlotState) -> Sequence[str]:
     place = (f"{slot.base_gfn:#x}", f"{slot.npages:,}", f"{slot.flags:#x}", f"{slot.userspace_addr:#x}", f"{slot.born}")
     sizes = [_size(slot, array) for array in _ARRAYS]
-    return (f"{slot.id}", f"{slot.as_id}", *place, *sizes, f"{len(slot.counts):,}")
+    large = [f"{size.disallowed:,}/{size.regions:,}" for size in slot.large_pages]
+    return (f"{slot.id}", f"{slot.as_id}", *place, *sizes, f"{len(slot.counts):,}", *large)
 
 
 def _size(slot: SlotState, name: str) -> str:
@@ -78,3 +82,8 @@ def _counts(slot: SlotState) -> Iterator[str]:
         shown = ", ".join(f"gfn {one.gfn:#x} = {one.count}" for one in slot.counts[:COUNTS_SHOWN])
         more = f" and {len(slot.counts) - COUNTS_SHOWN:,} more" if len(slot.counts) > COUNTS_SHOWN else ""
         yield f"    slot {slot.id} as {slot.as_id} write-tracked: {shown}{more}"
+    for size in slot.large_pages:
+        if size.moved:
+            shown = ", ".join(f"gfn {one.gfn:#x} = {one.disallow_lpage}" for one in size.moved[:COUNTS_SHOWN])
+            more = f" and {len(size.moved) - COUNTS_SHOWN:,} more" if len(size.moved) > COUNTS_SHOWN else ""
+            yield f"    slot {slot.id} as {slot.as_id} disallow_lpage of {_SIZES[size.level]}: {shown}{more}"

@@ -107,6 +107,7 @@ def shapes(folder: Path, args: argparse.Namespace) -> None:
         Profile("runs of 16384", few, run_events=16384),
         Profile("2^27 pages at random", few, sizes=LARGE, skew=1.0),
         Profile("one VM of four parted", few, registered=(0,)),
+        Profile("shadow pages of level 1", few, level=1),
     )
     for profile in profiles:
         path, events = synthetic(folder, profile)

@@ -26,6 +26,7 @@ class Profile:
     """One kind of recording. skew: 1 touches memory evenly, more means that few pages get most events.
 
     registered: VMs whose external user is registered; the others' lanes part when adds come without it.
+    level: of the shadow pages.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Profile:
     sizes: tuple[tuple[int, ...], ...] = SIZES
     skew: float = 4.0
     registered: tuple[int, ...] = (0, 1)
+    level: int = 2
     seed: int = 1
 
 
@@ -152,7 +154,7 @@ class Workload:
             vm=memoryview(places[:, 0].astype(np.uint8)),
             as_id=memoryview(places[:, 1].astype(np.uint8)),
             gfn=memoryview(places[:, 2].astype(np.uint32)),
-            level=np.where(kind >= ACCOUNT, 2, 0).astype(np.uint8).data,
+            level=np.where(kind >= ACCOUNT, self.profile.level, 0).astype(np.uint8).data,
             nested=(kind >= ACCOUNT).astype(np.uint8).data,
             ret=Constant(None, count),
             task=memoryview(places[:, 0].astype(np.uint8) * 0),

@@ -35,6 +35,8 @@ class World:
         """paired: share of the runs in which most of what counts one more is taken back at once."""
         self.vms = vms or rng.choice((1, 1, 2, 4))
         self.rooted = rng.random() < 0.5
+        self.aligned = rng.random() < 0.5
+        """Whether host and guest addresses are aligned alike, so that large pages are possible."""
         self.strange = rng.random() < 0.5
         """Whether runs name VMs that are gone, gfns far away, and external users of the second address space."""
 
@@ -60,14 +62,15 @@ class World:
         """Draw a memslot request; one in five deletes."""
         rng = self.rng
         slot, as_id = rng.randrange(4), int(rng.random() < 0.3)
+        base = rng.choice(BASES)
         npages = 0 if rng.random() < 0.2 else rng.choice((1, 3, 8, 20, 600, 1 << 19))
         return MemslotSet(
             vm=rng.randrange(self.vms),
             slot=as_id << 16 | slot,
             flags=rng.choice((0, 0, 1)),
-            guest_phys_addr=Gpa(rng.choice(BASES) << 12),
+            guest_phys_addr=Gpa(base << 12),
             memory_size=npages << 12,
-            userspace_addr=Hva(0x7F0000000000 + (slot << 32)),
+            userspace_addr=Hva((slot + 1 << 43) + ((base if self.aligned else 0) << 12)),
         )
 
     def run(self, length: int | None = None) -> Run:
@@ -87,7 +90,7 @@ class World:
             "vm": self._few(range(self.vms), length),
             "as_id": self._spaces(kinds),
             "gfn": gfns,
-            "level": self._few((2, 2, 3, 1) if rng.random() < 0.5 else (2,), length),
+            "level": self._few(rng.choice(((2,), (2,), (2, 2, 3, 1), (2, 1, 1))), length),
             "nested": self._few((0, 1), length),
         }
         if self.paired and rng.random() < self.paired:

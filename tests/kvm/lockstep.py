@@ -14,6 +14,7 @@ from replay.kvm.allocator import Allocation
 from replay.kvm.fold import fold_run
 from replay.kvm.invariants import check_invariants
 from replay.kvm.kernel_log import GONE
+from replay.kvm.lpages import disallow_lpage, moved_lpages
 from replay.kvm.machine import Machine
 from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
@@ -143,7 +144,14 @@ def _slot(slot: Memslot) -> tuple[Any, ...]:
         *(slot.as_id, slot.id, slot.base_gfn, slot.npages, slot.flags, slot.userspace_addr),
         *(_piece(array) for array in arrays),
         arch.counts,
+        [_disallowed(slot, shift) for shift in (9, 18)],
     )
+
+
+def _disallowed(slot: Memslot, shift: int) -> dict[int, int]:
+    """Return disallow_lpage of the slot's first and last regions, and of those where it moved."""
+    ends = (slot.base_gfn >> shift, slot.end_gfn - 1 >> shift)
+    return {region: disallow_lpage(slot, shift, region) for region in sorted({*ends, *moved_lpages(slot, shift)})}
 
 
 def slow_view(slow: SlowWorld) -> tuple[Any, ...]:
@@ -161,13 +169,23 @@ def _slow_vm(slow: SlowWorld, vm: Dict) -> tuple[Any, ...]:
 def _slow_space(slow: SlowWorld, vm: Dict, as_id: int) -> tuple[Any, ...]:
     space = vm["spaces"][as_id]
     other = [slot["id"] for chain in space["sets"][1 - space["active"]] for slot in chain]
-    return space["gen"], [_slow_slot(slot) for slot in slow.walk(vm, as_id)], other
+    return space["gen"], [_slow_slot(slow, slot) for slot in slow.walk(vm, as_id)], other
 
 
-def _slow_slot(slot: Dict) -> tuple[Any, ...]:
+def _slow_slot(slow: SlowWorld, slot: Dict) -> tuple[Any, ...]:
     arrays = (slot["object"], slot["dirty"], *slot["rmap"], *slot["lpage"], slot["wt"])
     return (
         *(slot[name] for name in ("as", "id", "base", "npages", "flags", "hva")),
         *(None if piece is None else (piece["caller"], piece["bytes"]) for piece in arrays),
         {gfn - slot["base"]: count for gfn, count in slot["counts"].items() if count},
+        [_slow_disallowed(slow, slot, size) for size in (512, 512 * 512)],
     )
+
+
+def _slow_disallowed(slow: SlowWorld, slot: Dict, size: int) -> dict[int, int]:
+    fresh: Dict = {**slot, "disallow": {}}
+    slow.first_disallow(fresh)
+    reasons, first = slot["disallow"][size], slot["base"] // size
+    ends = {0, (slot["base"] + slot["npages"] - 1) // size - first}
+    moved = {place for place in list(reasons) if reasons[place] != fresh["disallow"][size][place]}
+    return {first + place: reasons[place] for place in sorted(ends | moved)}

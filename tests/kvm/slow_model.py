@@ -100,6 +100,7 @@ class SlowWorld(SlowSlots):
             "table": {},
             "destroyed": False,
             "disabled": False,
+            "lpage_warned": False,
         }
         vm |= {"irqchip": False, "apic": False, "identity": False, "vcpus": 0}
         self.vms[number] = vm
@@ -188,6 +189,8 @@ class SlowWorld(SlowSlots):
                 self.log.append("no memslot for the gfn")
             elif event.level >= 2:
                 self.track(vm, slot, gfn, delta)
+            else:
+                self.disallow(vm, slot, gfn, delta)
             return None
         if isinstance(event, WriteTrackQuery | GuestWrite):
             return 1 if self.tracked(vm, as_id, gfn) else 0

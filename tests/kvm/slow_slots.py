@@ -3,6 +3,7 @@
 Written from the kernel's rules alone, with dicts and loops; nothing of replay.kvm is used.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import slow_region
@@ -48,6 +49,34 @@ class SlowSlots:
             assert (self.policy, slot["as"]) == ("v1", 1), "enabled without an array"
             self.log.append("gfn_write_track is NULL")
             return
+        self.count(slot, gfn, delta)
+        self.disallow(vm, slot, gfn, delta)
+
+    def disallow(self, vm: Dict, slot: Dict, gfn: int, delta: int) -> None:
+        """Move the number of reasons against the large pages that hold a gfn; the first one below zero is warned of."""
+        for size in (512, 512 * 512):
+            reasons = slot["disallow"][size]
+            place = gfn // size - slot["base"] // size
+            reasons[place] += delta
+            if reasons[place] < 0 and not vm["lpage_warned"]:
+                vm["lpage_warned"] = True
+                self.log.append("WARN: disallow_lpage below 0")
+
+    def first_disallow(self, slot: Dict) -> None:
+        """Forbid the large pages that reach out of the slot, or all when guest and host addresses are not aligned alike."""
+        for size in (512, 512 * 512):
+            count = self.lpages(slot, 2 if size == 512 else 3)
+            reasons = defaultdict(int)
+            if slot["base"] % size:
+                reasons[0] = 1
+            if (slot["base"] + slot["npages"]) % size:
+                reasons[count - 1] = 1
+            if slot["base"] % size != slot["hva"] // 4096 % size:
+                reasons = defaultdict(lambda: 1)
+            slot["disallow"][size] = reasons
+
+    def count(self, slot: Dict, gfn: int, delta: int) -> None:
+        """Count one gfn up or down."""
         value = slot["counts"].get(gfn, 0) + delta
         if value < 0:
             self.log.append("WARN: write-track count below 0")
@@ -139,7 +168,7 @@ class SlowSlots:
         if made is None:
             return -12
         new = {"as": as_id, "id": slot_id, "base": gpa >> 12, "npages": size >> 12, "flags": flags, "hva": hva, "object": made}
-        new |= {"dirty": None, "rmap": [None] * 3, "lpage": [None] * 2, "wt": None, "counts": {}}
+        new |= {"dirty": None, "rmap": [None] * 3, "lpage": [None] * 2, "wt": None, "counts": {}, "disallow": {}}
         if flags & 4 and event is not None and event.ret is not None and event.ret < 0 and event.ret != -12:
             ret = event.ret
         else:
@@ -207,7 +236,7 @@ class SlowSlots:
         """Share the arrays on a change of flags, allocate them all on create and move."""
         if change == "flags":
             assert old is not None
-            for name in ("rmap", "lpage", "wt", "counts"):
+            for name in ("rmap", "lpage", "wt", "counts", "disallow"):
                 new[name] = old[name]
             return 0
         if change == "move" and not self.old_api and vm["nodes"]:
@@ -224,16 +253,17 @@ class SlowSlots:
         good = True
         for level in (2, 3):
             if good:
-                size = 4 * self.count(slot, level)
+                size = 4 * self.lpages(slot, level)
                 slot["lpage"][level - 2] = self.memory.vcalloc(vm["number"], "kvm_arch_prepare_memory_region", "lpage_info", size)
                 good = slot["lpage"][level - 2] is not None
+        self.first_disallow(slot)
         if good and self.enabled(vm) and self.policy != "ideal":
             good = self.alloc_tracking(vm, slot, "kvm_page_track_create_memslot")
         if not good:
             self.free_arrays(slot)
         return good
 
-    def count(self, slot: Dict, level: int) -> int:
+    def lpages(self, slot: Dict, level: int) -> int:
         """Count the huge pages of a level that a slot touches."""
         size = 512 ** (level - 1)
         first, last = slot["base"] // size, (slot["base"] + slot["npages"] - 1) // size
@@ -243,7 +273,7 @@ class SlowSlots:
         """Allocate the levels that are missing; one that fails takes all with it."""
         for level in (1, 2, 3):
             if slot["rmap"][level - 1] is None:
-                size = 8 * self.count(slot, level)
+                size = 8 * self.lpages(slot, level)
                 slot["rmap"][level - 1] = self.memory.vcalloc(vm["number"], "memslot_rmap_alloc", "rmap", size)
                 if slot["rmap"][level - 1] is None:
                     self.free_rmaps(slot)

@@ -60,6 +60,10 @@ SITES = (
 )
 IDS = (0, 1, 2, 144, 288)
 """Ids 0, 144 and 288 share a bucket of the id hash, so that the order inside one matters."""
+ALIGNED = {1: 4, 2: 508}
+"""Pages by which the memory of a slot lies behind a multiple of 1 GiB: where a slot begins alike, large pages are possible."""
+ACROSS = 2
+"""The slot whose last pages are named instead of its first: some lie behind a multiple of 2 MiB."""
 
 
 def facts_of(rng: random.Random) -> Facts:
@@ -127,7 +131,7 @@ class Generator:
             "flags": flags,
             "guest_phys_addr": rng.choice((0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 508, 1024, 1 << 18)) << 12,
             "memory_size": npages << 12,
-            "userspace_addr": 0x7F0000000000 + (slot_id << 32),
+            "userspace_addr": 0x7F0000000000 + (slot_id << 32) + (ALIGNED.get(slot_id, 0) << 12),
             "region2": rng.random() < 0.15,
         }
         if old is not None and rng.random() < 0.85:
@@ -181,7 +185,8 @@ class Generator:
             slots = world.walk(world.vms[vm], min(as_id, world.vms[vm]["nas"] - 1))
             if slots:
                 slot = self.rng.choice(slots)
-                return as_id, Gfn(slot["base"] + self.rng.randrange(min(slot["npages"], 3)))
+                index = self.rng.randrange(min(slot["npages"], 3))
+                return as_id, Gfn(slot["base"] + (slot["npages"] - 1 - index if slot["id"] == ACROSS else index))
         return as_id, Gfn(self.rng.randrange(14))
 
     def hot(self, world: Any, vm: int) -> Event:

@@ -103,6 +103,7 @@ EXPECTED = (
     *("vm.enable_cap 0", "vm.enable_cap -22", "vm.enable_cap -16", "vm.enable_cap -5", "gfn_write_track is NULL"),
     *("the VM is gone", "no memslot for the gfn", "KVM_BUG_ON: write tracking is not enabled"),
     *("WARN: write-track count below 0", "WARN: write tracking is not enabled"),
+    "WARN: disallow_lpage below 0",
 )
 """What the streams must have met at least once, or they prove little."""
 

@@ -8,7 +8,7 @@ from hosts import REGISTER, sites
 from lane import EAGER_NEW, EAGER_OLD, LAZY, NAMES, Lane, add, query, remove
 
 from replay.events import NotifierRegister
-from replay.kvm.kernel_log import BUG, DISABLED, NO_ARRAY, OVERFLOW, UNDERFLOW
+from replay.kvm.kernel_log import BUG, DISABLED, LPAGE, NO_ARRAY, OVERFLOW, UNDERFLOW
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled, kvm_write_track_gfn
 from replay.units import U16_MAX
 
@@ -281,7 +281,7 @@ class TestExternal:
         lane.set(1)
         lane.register()
         result = lane.hot(remove(16), add(16), remove(16), remove(16))
-        assert (result.rets, result.log) == ({}, [(0, UNDERFLOW), (3, UNDERFLOW)])
+        assert (result.rets, result.log) == ({}, [(0, UNDERFLOW), (3, UNDERFLOW), (3, LPAGE)])
         assert lane.slot(1).arch.counts == {}
 
     @pytest.mark.parametrize("policy", NAMES)
