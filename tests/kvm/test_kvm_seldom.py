@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 from bulk_worlds import machine_of
 
@@ -18,7 +19,7 @@ from replay.kvm.profile import Profile
 from replay.kvm.release import Release
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.state import state_of
-from replay.runs import run_of
+from replay.runs import Constant, run_of
 from replay.units import Gfn, Gpa, Hva
 
 NEW = Profile(release=Release(6, 12, 117), config_external_write_tracking=True)
@@ -80,7 +81,8 @@ class TestPairs:
 
         monkeypatch.setattr(bulk, "most_of_slot", most_of_slot)
         kinds = (ShadowPageAccount, ShadowPageUnaccount)
-        run = run_of([kind(vm=0, gfn=Gfn(gfn), level=2) for gfn in (0, 1 << 19) * 20 for kind in kinds])
+        made = run_of([kind(vm=0, gfn=Gfn(gfn), level=2) for gfn in (0, 1 << 19) * 20 for kind in kinds])
+        run = attrs.evolve(made, vm=Constant(0, 80), as_id=Constant(0, 80))
         for rule in (fold_run, fold_bulk):
             machine = machine_of(NEW, 1)
             whole = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 32, userspace_addr=Hva(1 << 40))
