@@ -58,12 +58,17 @@ def _lpage_moves(vm: Vm) -> list[str]:
     return [f"as {as_id} gfn {gfn:#x} {moves:+d} beside the counters" for as_id, gfn, moves in _moves(vm)]
 
 
-def _moves(vm: Vm) -> list[tuple[int, int, int]]:
-    return [
-        (slot.as_id, region << REGION_SHIFT, moves)
-        for slot in sorted(vm.slots(), key=lambda slot: slot.key)
-        for region, moves in slot.arch.lpage_moves.items()
-    ]
+def _moves(vm: Vm) -> Iterator[tuple[int, int, int]]:
+    """Yield address space, first gfn and moves of each 2 MiB region that has any, slot by slot."""
+    for slot in sorted(vm.slots(), key=lambda slot: slot.key):
+        yield from ((slot.as_id, region << REGION_SHIFT, moves) for region, moves in slot.arch.lpage_moves.items())
+
+
+def _moves_at(vm: Vm, cell: Cell) -> list[int]:
+    """Return the moves of a region, given by a gfn of it, in each slot that has any."""
+    as_id, gfn = cell
+    slots = vm.spaces[as_id].by_base() if as_id < vm.nas else ()
+    return [moves for slot in slots if (moves := slot.arch.lpage_moves.at(gfn >> REGION_SHIFT))]
 
 
 _VIEWS: Final[dict[str, Callable[[Vm], list[str]]]] = {
@@ -88,12 +93,13 @@ def _words(mine: list[str], theirs: list[str]) -> str:
 class Difference:
     """Which fields of one VM differ between two lanes, after events that named it.
 
-    A counter that differs is remembered: as long as it does, nobody looks at the others.
+    A counter that differs is remembered: as long as it does, nobody looks at the others. Regions of 2 MiB likewise.
     """
 
     def __init__(self) -> None:
         self._slots: bool | None = None  # None: not compared yet
         self._cell: Cell | None = None
+        self._region: Cell | None = None
 
     def after(self, a: Vm, b: Vm, what: Event | Run) -> list[str]:
         """Return the fields that differ after an event or a run on the VM, in the order of state_difference().
@@ -140,9 +146,20 @@ class Difference:
 
     def _moves_differ(self, a: Vm, b: Vm) -> bool:
         if self._slots:
-            return _moves(a) != _moves(b)
+            return self._regions_differ(a, b)
         pairs = (pair for mine, theirs in zip(a.spaces, b.spaces, strict=False) for pair in _slot_pairs(mine, theirs))
         return any(not one.arch.lpage_moves.equal(other.arch.lpage_moves) for one, other in pairs)
+
+    def _regions_differ(self, a: Vm, b: Vm) -> bool:
+        """Compare the moves of VMs whose slots differ, and remember a region that does."""
+        if self._region is not None and sorted(_moves_at(a, self._region)) != sorted(_moves_at(b, self._region)):
+            return True
+        for pair in zip_longest(_moves(a), _moves(b)):
+            if pair[0] != pair[1]:
+                regions = [(moved[0], moved[1]) for moved in pair if moved is not None]
+                self._region = next((one for one in regions if sorted(_moves_at(a, one)) != sorted(_moves_at(b, one))), None)
+                return True
+        return False
 
     def _cells_differ(self, a: Vm, b: Vm) -> bool:
         """Compare the counters of VMs whose slots differ, and remember one that does."""

@@ -51,5 +51,14 @@ class TestDifference:
         met: Counter[str] = Counter()
         for seed in range(60):
             watch(seed, met)
-        for field in ("nothing", "shadow_root_allocated", "vm_bugged", "slots", "counts", "notifiers", "indirect_shadow_pages"):
+        for field in (
+            "nothing",
+            "shadow_root_allocated",
+            "vm_bugged",
+            "slots",
+            "counts",
+            "disallow_lpage",
+            "notifiers",
+            "indirect_shadow_pages",
+        ):
             assert met[field] > 5, (field, met)
