@@ -1,7 +1,8 @@
 """Settle how tests run, wherever they are started.
 
 Property tests are never judged by time; they draw the same in CI, fresh numbers elsewhere. What sweeps tried is printed. A shell
-starts background jobs with SIGINT ignored, and children inherit that: here it means what it means on a terminal.
+starts background jobs with SIGINT ignored, nohup all with SIGHUP ignored, and children inherit that: the programs under test get
+both as on a terminal, while a run of the tests under nohup goes on without its terminal.
 """
 
 import os
@@ -19,5 +20,7 @@ settings.load_profile("kvm-replay")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _signal, _frame: None)  # a handler is not inherited by programs, an ignored signal is
 
 pytest_plugins = ["sweep_figures"]
