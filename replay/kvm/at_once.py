@@ -127,16 +127,14 @@ def _move(request: Request, space: Memslots, old: Memslot) -> Answer | None:
 
 
 def _change_flags(request: Request, space: Memslots, old: Memslot) -> Answer | None:
+    """Begin or end dirty logging: no other flag of a slot may change."""
     vm, allocator, bitmap = request.vm, request.vm.allocator, old.dirty_bitmap
     logs = bool(request.flags & KVM_MEM_LOG_DIRTY_PAGES)
-    what = _OBJECT | _BITMAP if logs and bitmap is None and vm.bitmap_mode() else _OBJECT
-    slot = _made(request, what, old.born, old.arch)
+    slot = _made(request, _OBJECT | _BITMAP if logs and vm.bitmap_mode() else _OBJECT, old.born, old.arch)
     if slot is None:
         return None
     freed, pieces = _OBJECT, [old.object]
-    if logs and bitmap is not None:
-        slot.dirty_bitmap = bitmap
-    elif bitmap is not None:
+    if bitmap is not None:
         freed, pieces = _OBJECT | _BITMAP, [bitmap, old.object]
     space.replace(old, slot)
     allocator.free_all(pieces, _parts_of(allocator, freed, old.base_gfn, old.npages), vm.number)

@@ -143,7 +143,7 @@ class TestHorizon:
 
     def test_none_while_all_agree(self) -> None:
         """A lane that gives every recorded result has none; results that were not recorded do not count."""
-        one = replay(lane(), [CREATE, slot(ret=0), slot(1), VcpuCreate(vm=0, vcpu_id=0, ret=13)])
+        one = replay(lane(), [CREATE, slot(ret=0), slot(1), VcpuCreate(vm=0, vcpu_id=0, ret=13), slot(2, base=64, ret=7)])
         assert one.horizon is None
 
     def test_first_one(self) -> None:

@@ -59,6 +59,14 @@ class TestShareSlot:
 class TestAgree:
     """Whether a VM is the same in two lanes."""
 
+    def test_large_pages(self) -> None:
+        """Lanes that count alike and differ in a disallow_lpage do not agree, on whichever side it is."""
+        one, other = alike()
+        assert agree(one, other, 0, spaces_matter=False)
+        first_slot(one).arch.lpage_moves.bump(0, 1)
+        assert not agree(one, other, 0, spaces_matter=False)
+        assert not agree(other, one, 0, spaces_matter=False)
+
     def test_same(self) -> None:
         """Lanes that replayed the same agree; so they do on a VM that neither has seen, or both have seen end."""
         one, other = alike()

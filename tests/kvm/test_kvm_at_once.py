@@ -10,8 +10,8 @@ from test_against_slow_model import generate
 
 from replay.events import Event, MemslotSet, ShadowRootAlloc, VmCreate
 from replay.events.write_track import HotEvent
-from replay.kvm import at_once, machine
-from replay.kvm.allocator import Allocation
+from replay.kvm import at_once, machine, tallies, vmalloc
+from replay.kvm.allocator import DIRTY_BITMAP, Allocation
 from replay.kvm.fold import fold_run
 from replay.kvm.machine import Machine
 from replay.kvm.policies import POLICIES, unbuildable
@@ -19,7 +19,7 @@ from replay.kvm.profile import Profile
 from replay.kvm.release import Release
 from replay.kvm.state import state_of
 from replay.runs import run_of
-from replay.units import Gpa, Hva
+from replay.units import ENOMEM, Gpa, Hva
 
 P = 4096
 
@@ -103,3 +103,68 @@ class TestAtOnce:
             )
             done += self.both(policy.name, profile, churn(rng), monkeypatch)
         assert min(done[change] for change in ("create", "delete", "move", "flags_only")) > 40
+
+    def test_small_caches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is worked out once for each size is worked out anew where the caches hold one thing only."""
+        for module, cache in ((at_once, "_PARTS"), (tallies, "_MARKS"), (vmalloc, "_CACHE")):
+            monkeypatch.setattr(module, cache, {})
+            monkeypatch.setattr(module, f"{cache}_MOST", 1)
+        done = self.both("eager-5.16", Profile(release=Release(6, 1, 100), tdp=False), churn(random.Random(3)), monkeypatch)
+        assert min(done[change] for change in ("create", "delete", "move", "flags_only")) > 0
+        assert [len(cache) for cache in (at_once._PARTS, tallies._MARKS, vmalloc._CACHE)] == [1, 1, 1]
+
+
+SIZE = 1 << 19
+"""Pages of the slot below: a dirty bitmap of 32 pages."""
+
+
+def call(base: int, flags: int = 0, pages: int = SIZE) -> MemslotSet:
+    """Return a call for the one slot."""
+    hva = Hva(0x7F0000000000)
+    return MemslotSet(vm=0, slot=0, flags=flags, guest_phys_addr=Gpa(base * P), memory_size=pages * P, userspace_addr=hva)
+
+
+class TestLeft:
+    """What is left to the kernel's functions: nothing is done before they begin."""
+
+    def one_slot(self) -> Machine:
+        """Return a machine with one slot."""
+        made = Machine(
+            policy_by_name("eager-5.16"), Profile(release=Release(6, 1, 100), tdp=False, config_external_write_tracking=True)
+        )
+        assert [made.step(event, 0).ret for event in (VmCreate(vm=0, ret=0), call(0))] == [0, 0]
+        return made
+
+    @pytest.mark.parametrize("event", [call(512), call(0, flags=1)], ids=["move", "flags"])
+    def test_memory_that_is_too_small(self, event: MemslotSet, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A call whose arrays are larger than all memory fails as it does step by step."""
+        found = []
+        for way in (at_once.set_at_once, lambda _request: None):
+            monkeypatch.setattr(machine, "set_at_once", way)
+            made = self.one_slot()
+            made.allocator.total_ram_pages = 1
+            found.append(deeds(made, [event]))
+        assert found[0] == found[1]
+        assert found[0][0][0] == -ENOMEM
+
+    @pytest.mark.parametrize("event", [call(512), call(0, pages=0)], ids=["move", "delete"])
+    def test_arrays_that_are_missing(self, event: MemslotSet, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slot that has some arrays of a kind and lacks others is freed step by step."""
+        made, answers = self.one_slot(), []
+        monkeypatch.setattr(machine, "set_at_once", lambda request: answers.append(at_once.set_at_once(request)))
+        slot = made.vms[0].spaces[0].by_id(0)
+        assert slot is not None
+        slot.arch.rmap[1] = None
+        assert made.step(event, 1).ret == 0
+        assert answers == [None]
+
+    def test_dirty_ring(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With a dirty ring a slot that logs has no bitmap, in both ways."""
+        found = []
+        for way in (at_once.set_at_once, lambda _request: None):
+            monkeypatch.setattr(machine, "set_at_once", way)
+            made = self.one_slot()
+            made.vms[0].dirty_ring = True
+            found.append(deeds(made, [call(0, flags=1), call(512, flags=1), call(512)]))
+            assert made.allocator.tallies[DIRTY_BITMAP].count == 0
+        assert found[0] == found[1]

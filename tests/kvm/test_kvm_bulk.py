@@ -10,7 +10,7 @@ import pytest
 from bulk_worlds import KINDS, World, machine_of, profile_of
 
 from replay.events import GuestWrite, MemslotSet, NotifierRegister, VmCreate, WriteTrackAdd, WriteTrackRemove
-from replay.kvm import bulk, bulk_pairs, fold, page_track
+from replay.kvm import bulk, bulk_pairs, fold, leaves, page_track
 from replay.kvm.bulk import fold_bulk
 from replay.kvm.fold import fold_run
 from replay.kvm.kernel_log import LPAGE
@@ -112,6 +112,24 @@ class TestBulkRule:
         wanted |= {"WARN: write tracking is not enabled", "tracked writes", "ret 1", "ret -22", LPAGE}
         wanted |= {"WARN: write-track count above 65535"} if limit == LOWERED else set()
         assert EVENTS < USUAL or not {what for what in (*wanted, "left to the scalar rule") if not met[what]}
+
+    @pytest.mark.parametrize("swept_by_numpy", [0, 2048])
+    def test_equals_it_where_leaves_are_taken_back(self, swept_by_numpy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same in tables that are swept whenever leaves are short, also in the middle of a run."""
+        sweeps, sweep = Counter[str](), leaves.Table._sweep
+
+        def counted(table: leaves.Table) -> None:
+            sweeps["done"] += 1
+            sweep(table)
+
+        monkeypatch.setattr(leaves, "_SWEPT_BY_NUMPY", swept_by_numpy)
+        monkeypatch.setattr(leaves, "_UNSWEPT_MOST", 0)
+        monkeypatch.setattr(leaves.Table, "_sweep", counted)
+        met: Counter[str] = Counter()
+        for seed in range(24):
+            differences(seed, 1000, met)
+        assert sweeps["done"] > 40
+        assert met["folded at once"] > met["left to the scalar rule"]
 
     @pytest.mark.parametrize("bits", range(10, 34))
     def test_gfns_of_every_width(self, bits: int) -> None:

@@ -101,6 +101,7 @@ class TestTable:
     def test_leaves_come_back(self, swept_by_numpy: int, typecode: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Leaves whose counters are zero again, or whose range is released, are used again, in small and in large tables."""
         monkeypatch.setattr(leaves, "_SWEPT_BY_NUMPY", swept_by_numpy)
+        monkeypatch.setattr(leaves, "_UNSWEPT_MOST", 0)
         table = Table(typecode)
         lasting = Counters(table, 0, 16)
         lasting[1] = 1
@@ -119,6 +120,7 @@ class TestTable:
     def test_a_sweep_leaves_what_is_counted(self, swept_by_numpy: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of leaves side by side, those with one count in any cell stay, those without are empty and count again."""
         monkeypatch.setattr(leaves, "_SWEPT_BY_NUMPY", swept_by_numpy)
+        monkeypatch.setattr(leaves, "_UNSWEPT_MOST", 0)
         table = Table()
         counters = Counters(table, 0, 1 << 20)
         expected = {}
@@ -211,6 +213,7 @@ class TestManyRanges:
     def test_each_is_its_own_dict(self, seed: int, swept_by_numpy: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever was done before, each range counts what was counted in it, and a new one counts nothing."""
         monkeypatch.setattr(leaves, "_SWEPT_BY_NUMPY", swept_by_numpy)
+        monkeypatch.setattr(leaves, "_UNSWEPT_MOST", 0)
         rng, table = random.Random(seed), Table()
         table.digesting = seed % 2 > 0
         held: list[tuple[Counters, dict[int, int]]] = []

@@ -6,7 +6,15 @@ import attrs
 import pytest
 from bulk_worlds import machine_of
 
-from replay.events import MemslotSet, NotifierRegister, ShadowPageAccount, ShadowPageUnaccount, VmCreate
+from replay.events import (
+    MemslotSet,
+    NotifierRegister,
+    ShadowPageAccount,
+    ShadowPageUnaccount,
+    VmCreate,
+    WriteTrackAdd,
+    WriteTrackQuery,
+)
 from replay.kvm import bulk, bulk_pairs
 from replay.kvm.bulk import fold_bulk
 from replay.kvm.bulk_rows import Rows
@@ -65,6 +73,17 @@ class TestOutcome:
         assert next(answers) == {}, "asked once"
         with pytest.raises(AttributeError, match="no attribute 'subtracts'"):
             outcome.subtracts  # noqa: B018 - asking is what is tried
+
+    def test_queries_alone(self) -> None:
+        """Of a run of queries, all of them in a slot, the results are the ones that are true, by row."""
+        machine = machine_of(attrs.evolve(NEW, smm=False), 1)
+        slot = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 20, userspace_addr=Hva(1 << 40))
+        for event in (VmCreate(vm=0, ret=0), slot, NotifierRegister(vm=0)):
+            machine.step(event, 0)
+        fold_run(machine, run_of([WriteTrackAdd(vm=0, gfn=Gfn(5))]), 3)
+        outcome = fold_bulk(machine, run_of([WriteTrackQuery(vm=0, gfn=Gfn(row % 8)) for row in range(40)]), 4)
+        assert outcome is not None
+        assert outcome.rets == dict.fromkeys(range(5, 40, 8), 1)
 
 
 class TestPairs:

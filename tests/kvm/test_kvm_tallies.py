@@ -59,6 +59,17 @@ class TestTallies:
         peaks = allocator.tallies[SLOT].nominal_peak, allocator.tallies[GFN_WRITE_TRACK].nominal_peak
         assert min(peaks) > 0
 
+    def test_never_looked_at(self) -> None:
+        """What waits to be counted stays bounded when nobody looks, and is not lost."""
+        allocator, slow = Allocator(), Slow()
+        for number in range(3 * WAITING_MOST):
+            allocator.begin(number)
+            made = allocator.vcalloc("a", GFN_WRITE_TRACK, P, number % 3, (0, 0))
+            assert made is not None
+            slow.change(made, 1)
+            assert len(allocator.books.waiting) <= WAITING_MOST + 1
+        self.hold(allocator, slow)
+
     def hold(self, allocator: Allocator, slow: Slow) -> None:
         """Hold all totals against the slow ones."""
         assert allocator.tallies | allocator.write_track_by_vm == slow.tallies
