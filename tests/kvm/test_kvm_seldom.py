@@ -7,6 +7,7 @@ import pytest
 from bulk_worlds import machine_of
 
 from replay.events import (
+    GuestWrite,
     MemslotSet,
     NotifierRegister,
     ShadowPageAccount,
@@ -23,12 +24,13 @@ from replay.kvm.counters import Counters
 from replay.kvm.fold import fold_run
 from replay.kvm.leaves import LEAF_PAGES, Table
 from replay.kvm.machine import Machine
+from replay.kvm.policies import POLICIES
 from replay.kvm.profile import Profile
 from replay.kvm.release import Release
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.state import state_of
 from replay.runs import Constant, run_of
-from replay.units import Gfn, Gpa, Hva
+from replay.units import AsId, Gfn, Gpa, Hva
 
 NEW = Profile(release=Release(6, 12, 117), config_external_write_tracking=True)
 
@@ -84,6 +86,45 @@ class TestOutcome:
         outcome = fold_bulk(machine, run_of([WriteTrackQuery(vm=0, gfn=Gfn(row % 8)) for row in range(40)]), 4)
         assert outcome is not None
         assert outcome.rets == dict.fromkeys(range(5, 40, 8), 1)
+
+    def test_nothing(self) -> None:
+        """Before anything is said of it a run did nothing."""
+        assert RunOutcome() == RunOutcome(log=[], rets={}, tracked_writes=[], adds=0, removes=0)
+
+    def test_pages_that_come_before_they_go(self) -> None:
+        """More shadow pages go than there were before the run, and none is missing: the count of pages is their sum."""
+        machine = machine_of(NEW, 1)
+        slot = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 20, userspace_addr=Hva(1 << 40))
+        for event in (VmCreate(vm=0, ret=0), slot, NotifierRegister(vm=0)):
+            machine.step(event, 0)
+        made = [ShadowPageAccount(vm=0, gfn=Gfn(row), level=2) for row in range(40)]
+        gone = [ShadowPageUnaccount(vm=0, gfn=Gfn(row), level=2) for row in range(17)]
+        assert fold_bulk(machine, run_of([*made, *gone]), 3) is not None
+        assert machine.vms[0].indirect_shadow_pages == 23
+
+    @pytest.mark.parametrize(("patch", "first"), [(186, [11, 27, 43, 59]), (187, [10, 11, 26, 27])])
+    def test_reads_of_both_address_spaces(self, patch: int, first: list[int]) -> None:
+        """From 6.1.187 on a gfn that is tracked in the other address space alone is tracked, before it is not; in bulk too."""
+        found, release = [], Release(6, 1, patch)
+        for rule in (fold_run, fold_bulk):
+            machine = Machine(
+                next(policy for policy in POLICIES if policy.name == "eager-5.16"), attrs.evolve(NEW, release=release, smm=True)
+            )
+            slots = [
+                MemslotSet(vm=0, slot=as_id << 16, guest_phys_addr=Gpa(0), memory_size=1 << 20, userspace_addr=Hva(1 << 40))
+                for as_id in (0, 1)
+            ]
+            for event in (VmCreate(vm=0, ret=0), *slots):
+                machine.step(event, 0)
+            assert machine.vms[0].nas == 2
+            fold_run(machine, run_of([ShadowPageAccount(vm=0, as_id=AsId(1), gfn=Gfn(5), level=2)]), 3)
+            outcome = rule(
+                machine, run_of([GuestWrite(vm=0, as_id=AsId(row % 2), gfn=Gfn(row // 2 % 8)) for row in range(64)]), 4
+            )
+            assert outcome is not None
+            found.append(outcome.tracked_writes)
+        assert found[0] == found[1]
+        assert found[0][:4] == first
 
 
 class TestPairs:
