@@ -5,6 +5,7 @@ working it out: about 0.3 us a slot. Source: struct kvm_memslots [6.1, 6.12] for
 """
 
 from collections.abc import Sequence
+from operator import eq
 from typing import Any, Final
 
 import attrs
@@ -125,16 +126,16 @@ class Layout:
 def joined(spaces: Sequence[tuple[SpaceLayout, bool]], shift: int, old: Layout | None = None) -> Layout:
     """Return the layouts of several spaces as one; each comes with whether tracking is enabled. Source: see the module.
 
-    shift: bits of a gfn, 0 for a single space; what lies beyond them is left out. old: of which the spaces that are the same as
-    these are taken over.
+    shift: bits of a gfn, 0 for a single space; what lies beyond them is left out. old: another one of the same VMs, of which the
+    spaces that are the same as these are taken over.
     """
     import numpy as np
 
     first, end = 0, len(spaces)
     head: Columns = np.empty(0, np.int64), np.array([_NOWHERE]), np.array([GAP], np.uint8)
     tail: Columns = head[0], head[1][:0], head[2][:0]
-    if old is not None and old.shift == shift and len(old.spaces) == len(spaces):
-        same = [a[0] is b[0] and a[1] == b[1] for a, b in zip(spaces, old.spaces, strict=True)]
+    if old is not None and old.shift == shift:
+        same = list(map(eq, spaces, old.spaces))
         if all(same):
             return old
         first, end = same.index(False), len(same) - same[::-1].index(False)

@@ -69,7 +69,7 @@ def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
         else:
             vm.log.add(DISABLED)
         return
-    if vm.policy.at_first_add and delta > 0:
+    if vm.policy.at_first_add and delta == 1:
         write_tracking_alloc(vm, slot, SITE_WT_ADD)
     if slot.arch.gfn_write_track is None and vm.policy.at_first_add:
         vm.log.add(UNDERFLOW)
@@ -104,11 +104,7 @@ def external_track(vm: Vm, as_id: int, gfn: int, delta: int) -> int:
     if slot is None:
         return -EINVAL
     kvm_write_track_gfn(vm, slot, gfn, delta)
-    held = vm.external_adds.get(gfn, 0) + delta
-    if held > 0:
-        vm.external_adds[gfn] = held
-    else:
-        vm.external_adds.pop(gfn, None)
+    vm.external_adds[gfn] = max(vm.external_adds.get(gfn, 0) + delta, 0)
     return 0
 
 

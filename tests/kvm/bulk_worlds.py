@@ -1,7 +1,10 @@
 """Draw small worlds and runs in which everything unusual happens, for holding the bulk rule against the scalar one."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
+
+import attrs
 
 from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate, VmDestroy
 from replay.events.base import Event
@@ -14,6 +17,8 @@ from replay.units import Gpa, Hva
 
 KINDS = (ADD, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT)
 LENGTHS = (1, 2, 3, 17, 17, 64, 64, 100, 100, 300, 300, 300, 1000, 1000, 5000, 16384)
+SHORT = (1, 17, 40, 64, 100, 150)
+"""Lengths of runs where slots are to change often between them."""
 BASES = (0, 8, 16, 500, 1 << 18, (1 << 18) + 40, 1 << 30)
 
 
@@ -30,8 +35,10 @@ def profile_of(rng: random.Random, seed: int) -> Profile:
 class World:
     """A stream of items that is decided by its seed: structural events that mostly succeed, and runs."""
 
-    def __init__(self, rng: random.Random, *, vms: int | None = None, paired: float = 0) -> None:
-        self.rng, self.paired = rng, paired
+    def __init__(
+        self, rng: random.Random, *, vms: int | None = None, paired: float = 0, lengths: Sequence[int] = LENGTHS
+    ) -> None:
+        self.rng, self.paired, self.lengths = rng, paired, lengths
         """paired: share of the runs in which most of what counts one more is taken back at once."""
         self.vms = vms or rng.choice((1, 1, 2, 4))
         self.rooted = rng.random() < 0.5
@@ -76,7 +83,7 @@ class World:
     def run(self, length: int | None = None) -> Run:
         """Draw a run: one counter or many, drifting up, down or nowhere, columns constant or not."""
         rng = self.rng
-        length = length or rng.choice(LENGTHS)
+        length = length or rng.choice(self.lengths)
         kinds = rng.choices(KINDS, weights=[rng.choice((0, 1, 1, 4, 40)) + 0.01 for _ in KINDS], k=length)
         if rng.random() < 0.15:
             kinds = [rng.choice(KINDS)] * length
@@ -140,5 +147,7 @@ def _packed(column: Any, rng: random.Random) -> Any:
 
 
 def machine_of(profile: Profile, seed: int) -> Machine:
-    """Make a machine under one of the policies."""
-    return Machine(POLICIES[seed % 3], profile)
+    """Make a machine under one of the policies, with the option where it does not link without."""
+    policy = POLICIES[seed % len(POLICIES)]
+    config = profile.config_external_write_tracking or policy.needs_config
+    return Machine(policy, attrs.evolve(profile, config_external_write_tracking=config))

@@ -3,11 +3,12 @@
 import os
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import pytest
-from bulk_worlds import KINDS, World, machine_of, profile_of
+from bulk_worlds import KINDS, LENGTHS, SHORT, World, machine_of, profile_of
 
 from replay.events import GuestWrite, MemslotSet, NotifierRegister, VmCreate, WriteTrackAdd, WriteTrackRemove
 from replay.kvm import bulk, bulk_pairs, fold, leaves, page_track
@@ -30,10 +31,10 @@ EVENTS = int(os.environ.get("KVM_REPLAY_BULK_EVENTS", str(USUAL)))
 LOWERED = 3
 
 
-def differences(seed: int, events: int, met: Counter[str]) -> int:
+def differences(seed: int, events: int, met: Counter[str], lengths: Sequence[int] = LENGTHS) -> int:
     """Fold one stream by both rules and assert that they agree after every item; return the hot events folded."""
     rng = random.Random(seed)
-    world, profile = World(rng, paired=0.4), profile_of(rng, seed)
+    world, profile = World(rng, paired=0.4, lengths=lengths), profile_of(rng, seed)
     scalar, fast = machine_of(profile, seed), machine_of(profile, seed)
     if seed % 4 == 0:
         keep_digests(scalar)
@@ -130,6 +131,15 @@ class TestBulkRule:
             differences(seed, 1000, met)
         assert sweeps["done"] > 40
         assert met["folded at once"] > met["left to the scalar rule"]
+
+    @pytest.mark.parametrize("seed", range(16))
+    def test_slots_change_between_runs(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same where runs are short, so that slots, arrays and flags change often between them."""
+        for module in (bulk, bulk_pairs, fold, page_track):
+            monkeypatch.setattr(module, "U16_MAX", LOWERED)
+        met: Counter[str] = Counter()
+        differences(seed, 1500, met, SHORT)
+        assert met["folded at once"] + met["left to the scalar rule"] >= 1500
 
     @pytest.mark.parametrize("bits", range(10, 34))
     def test_gfns_of_every_width(self, bits: int) -> None:

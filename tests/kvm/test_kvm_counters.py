@@ -63,6 +63,18 @@ class TestCounters:
         second[3] = 6
         assert first == {3: 5}
 
+    def test_equal_whatever_was_touched(self) -> None:
+        """Ranges are equal that count the same, also where one of them was counted down to zero."""
+        table = Table()
+        one, other = Counters(table, BASE, NPAGES), Counters(table, BASE, NPAGES)
+        one[188] = other[188] = 2
+        assert one.equal(other)
+        other[5 * LEAF_PAGES] = 1
+        assert not one.equal(other)
+        del other[5 * LEAF_PAGES]
+        assert len(other.leaves()) > len(one.leaves())
+        assert one.equal(other)
+
     def test_what_is_not_there(self) -> None:
         """A zero is no item: it can not be had by index nor deleted."""
         counters = Counters(Table(), 0, 16)

@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 import pytest
-from lane import EAGER_NEW, EAGER_OLD, LAZY, NAMES, Lane, account, add, remove
+from lane import EAGER_NEW, EAGER_OLD, LAZY, NAMES, SECOND, Lane, account, add, remove
 
 from replay.kvm.idhash import IdHash
 from replay.kvm.invariants import INVARIANTS, check_invariants
@@ -189,6 +189,21 @@ class TestOnDemandBytes:
         lane.set(5)
         assert lane.past.refused
         assert lane.tracked() == [0]
+
+    @pytest.mark.parametrize(("policy", "tdp"), [(LAZY, True), (LAZY, False), (SECOND, True)])
+    def test_node_without_a_flag_is_seen(self, policy: str, *, tdp: bool) -> None:
+        """A node stands for the flag, also where tracking is enabled without it."""
+        lane = Lane(policy, tdp=tdp)
+        lane.register()
+        assert check_invariants(lane.machine) == []
+        lane.vm.external_write_tracking_enabled = False
+        assert [sentence.split(":")[0] for sentence in check_invariants(lane.machine)] == ["I5"]
+
+    def test_flag_that_v2_leaves_out(self) -> None:
+        """v2 without tdp has no need of the flag, so that a node comes without it."""
+        lane = Lane(SECOND, tdp=False)
+        assert lane.register() == 0
+        assert (lane.vm.external_write_tracking_enabled, check_invariants(lane.machine)) == (False, [])
 
     def test_flag_without_a_node_is_seen(self) -> None:
         """The sticky flag does not come by itself."""

@@ -15,7 +15,7 @@ from replay.kvm.counters import Counters
 from replay.kvm.kernel_log import BUG, DISABLED, LPAGE, UNDERFLOW
 from replay.kvm.leaves import Table
 from replay.kvm.lpage_moves import REGION_SHIFT, LpageMoves
-from replay.kvm.lpages import GIB_SHIFT, SHIFTS, disallow_lpage, moved_lpages, own_moves
+from replay.kvm.lpages import GIB_SHIFT, SHIFTS, disallow_lpage, disallowed_lpages, moved_lpages, own_moves
 from replay.kvm.memslot import Arch, Memslot
 from replay.recording import open_recording
 from replay.units import Hva
@@ -79,6 +79,7 @@ class TestFirst:
             (511, 1025, 511, {0: 1}, {0: 1}),
             (0, 1024, 1, {0: 1, 1: 1}, {0: 1}),
             (0, 1 << 19, 512, {}, {0: 1, 1: 1}),
+            (1024, 1024, 1, {2: 1, 3: 1}, {0: 1}),
             ((1 << 18) - 512, 1024, (1 << 20) - 512, {}, {0: 1, 1: 1}),
         ],
     )
@@ -87,6 +88,7 @@ class TestFirst:
         lane = Lane(EAGER_NEW)
         assert lane.set(1, npages, base, userspace_addr=Hva(hva_gfn * P)).ret == 0
         assert (disallowed(lane.slot(1), MIB), disallowed(lane.slot(1), GIB)) == (mib, gib)
+        assert (disallowed_lpages(lane.slot(1), MIB), disallowed_lpages(lane.slot(1), GIB)) == (len(mib), len(gib))
 
     def test_lifetime(self) -> None:
         """Kept by a change of flags; a move and a new slot begin anew."""
@@ -154,6 +156,19 @@ class TestMoves:
         lane.hot(add(4))
         assert disallowed(lane.slot(1), MIB) == {0: 2}
         assert moved_lpages(lane.slot(1), MIB) == {0: 2}
+
+    @pytest.mark.parametrize("hva_gfn", [0, 1])
+    def test_how_many_are_disallowed(self, hva_gfn: int) -> None:
+        """Regions whose count is not 0 are counted, below zero too; one that came back to its first value is as it was."""
+        lane = Lane(EAGER_NEW)
+        lane.set(1, 4 << MIB, 0, userspace_addr=Hva(hva_gfn * P))
+        lane.hot(add(3), unaccount(4, level=1), account(600, level=1), unaccount(1500, level=1), unaccount(1500, level=1))
+        slot = lane.slot(1)
+        assert moved_lpages(slot, MIB) == {1: 1, 2: -2}
+        assert disallowed(slot, MIB) == ({0: 1, 1: 2, 2: -1, 3: 1} if hva_gfn else {1: 1, 2: -2})
+        assert disallowed_lpages(slot, MIB) == len(disallowed(slot, MIB))
+        lane.hot(unaccount(2000, level=1))
+        assert disallowed_lpages(slot, MIB) == len(disallowed(slot, MIB)) == 3
 
     def test_flush(self) -> None:
         """A driver that drops what it tracks before a move can fail allows large pages again: 6.1."""

@@ -144,6 +144,18 @@ class TestGuestMemfdBind:
         assert outcome.why == ("guest_memfd bind" if ret else "")
         assert len(outcome.taken) - len(outcome.freed) == (0 if ret else 3)
 
-    def test_recorded_failure_of_an_ordinary_slot_is_not_believed(self) -> None:
-        """Without GUEST_MEMFD the model decides alone."""
-        assert lane_for("6.12.117", {}).do(MemslotSet(vm=0, ret=-22, **GOOD)).ret == 0
+    @pytest.mark.parametrize("region2", [False, True])
+    def test_recorded_failure_of_an_ordinary_slot_is_not_believed(self, *, region2: bool) -> None:
+        """Without GUEST_MEMFD the model decides alone, whichever call it was."""
+        lane = lane_for("6.12.117", {})
+        assert lane.do(MemslotSet(vm=0, ret=-22, region2=region2, **GOOD)).ret == 0
+        again = {"slot": 10, "guest_phys_addr": 96 * P, "region2": region2, "bind_errno": -22}
+        assert kvm_set_memory_region(request_of(lane, GOOD | again)) == (0, "create", "")
+
+    @pytest.mark.parametrize("offset", [1, (1 << 64) - P])
+    def test_offset_counts_with_the_flag_alone(self, offset: int) -> None:
+        """An offset that no guest_memfd could have is not looked at without GUEST_MEMFD."""
+        lane = lane_for("6.12.117", {"vm_type": 1})
+        wrong = {"region2": True, "guest_memfd_offset": offset}
+        assert refusing(request_of(lane, GOOD | wrong)) == []
+        assert refusing(request_of(lane, GOOD | wrong | {"flags": 4})) == ["guest_memfd_offset unaligned or wraps"]

@@ -22,6 +22,7 @@ from replay.kvm.bulk_rows import Rows
 from replay.kvm.counter_bytes import MANY_LEAVES, counter_bytes, fill
 from replay.kvm.counters import Counters
 from replay.kvm.fold import fold_run
+from replay.kvm.kernel_log import LPAGE
 from replay.kvm.leaves import LEAF_PAGES, Table
 from replay.kvm.machine import Machine
 from replay.kvm.policies import POLICIES
@@ -50,6 +51,15 @@ class TestCounters:
         assert (counter_bytes(counters), len(counters.leaves())) == (b"", leaves)
         fill(counters, b"")
         assert dict(counters.items()) == {}
+
+    def test_room_for_what_is_read_back(self) -> None:
+        """Counters that lie side by side take no more leaves than they fill, when they are read back all at once."""
+        counters, again = Counters(Table(), 0, 1 << 20), Counters(Table(), 0, 1 << 20)
+        for page in range(40 * LEAF_PAGES):
+            counters[page] = 1 + page % 3
+        fill(again, counter_bytes(counters))
+        assert again == counters
+        assert len(again.table.cells) == (1 + 40) * LEAF_PAGES
 
     def test_deleted_by_a_sharer(self) -> None:
         """A counter that one sharer takes away is still there for the other; one that is not there is a KeyError."""
@@ -91,6 +101,22 @@ class TestOutcome:
         """Before anything is said of it a run did nothing."""
         assert RunOutcome() == RunOutcome(log=[], rets={}, tracked_writes=[], adds=0, removes=0)
 
+    @pytest.mark.parametrize("others", [[], [ShadowPageAccount, ShadowPageUnaccount]])
+    def test_below_zero_within_a_run(self, others: list[Any]) -> None:
+        """Moves that fall below zero and come back within a run are warned of at their row, by either rule."""
+        level_ones = (ShadowPageAccount, ShadowPageUnaccount, ShadowPageUnaccount, ShadowPageAccount)
+        rows = [kind(vm=0, gfn=Gfn(600), level=2) for kind in others]
+        rows += [kind(vm=0, gfn=Gfn(7), level=1) for kind in level_ones]
+        rows += [WriteTrackQuery(vm=0, gfn=Gfn(row)) for row in range(40)]
+        for rule in (fold_run, fold_bulk):
+            machine = machine_of(attrs.evolve(NEW, smm=False), 2)
+            slot = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 30, userspace_addr=Hva(1 << 40))
+            for event in (VmCreate(vm=0, ret=0), slot, NotifierRegister(vm=0)):
+                machine.step(event, 0)
+            outcome = rule(machine, run_of(rows), 3)
+            assert outcome is not None
+            assert outcome.log == [(len(others) + 2, LPAGE)]
+
     def test_pages_that_come_before_they_go(self) -> None:
         """More shadow pages go than there were before the run, and none is missing: the count of pages is their sum."""
         machine = machine_of(NEW, 1)
@@ -125,6 +151,31 @@ class TestOutcome:
             found.append(outcome.tracked_writes)
         assert found[0] == found[1]
         assert found[0][:4] == first
+
+
+class TestLayout:
+    """What a run takes over of the layout that the run before it had."""
+
+    @pytest.mark.parametrize("gfns", [(5, 1 << 33), (1 << 33, 5)])
+    def test_gfns_of_other_widths(self, gfns: tuple[int, int]) -> None:
+        """Runs whose gfns differ in width, so that address spaces lie elsewhere on the line, each find the slots."""
+        machine, slots = machine_of(NEW, 2), ((0, 0), (1, 1 << 33), (1 << 16, 0), (1 << 16 | 1, 1 << 33))
+        machine.step(VmCreate(vm=0, ret=0), 0)
+        for slot, base in slots:
+            machine.step(
+                MemslotSet(
+                    vm=0, slot=slot, guest_phys_addr=Gpa(base << 12), memory_size=1 << 20, userspace_addr=Hva(slot + 1 << 20)
+                ),
+                1,
+            )
+        for gfn in gfns * 2:
+            rows = [ShadowPageAccount(vm=0, as_id=AsId(row % 2), gfn=Gfn(gfn), level=2) for row in range(40)]
+            outcome = fold_bulk(machine, run_of(rows), 5)
+            assert outcome is not None
+            assert outcome.log == []
+        counts = {(slot.as_id, slot.base_gfn): dict(slot.arch.counts) for slot in machine.vms[0].slots() if slot.arch.counts}
+        near = {base for _slot, base in slots}
+        assert counts == {(as_id, base): {5 if not base else 0: 40} for as_id in (0, 1) for base in near}
 
 
 class TestPairs:
