@@ -74,6 +74,7 @@ DAMAGED: Final = "damaged recording"
 PARTIAL: Final = "recording read only in part"
 CUT_SHORT: Final = frozenset({TORN, DAMAGED, PARTIAL})
 """Counters of a recording of which only the front is there: what is lost lies behind the last event, and nowhere else."""
+CUT_SHORT_TEXT: Final = "only the front of the recording is there: it is torn, or was saved from a damaged one"
 
 
 @attrs.frozen(kw_only=True)
@@ -102,6 +103,10 @@ class Trailer:
     def total(self, severity: str) -> int:
         """Return how many things of one severity were counted."""
         return sum(counter.count for counter in self.counters if counter.severity == severity)
+
+    def cut_short(self) -> bool:
+        """Tell whether only the front of the recording is there: what it lacks lies behind its last event."""
+        return any(counter.kind in CUT_SHORT and counter.count for counter in self.counters)
 
 
 def replace_machine(header: Header, **facts: Any) -> Header:

@@ -6,6 +6,8 @@ from typing import Final
 import attrs
 
 from replay.analyses.blame import Facts, LaneEffect, PageCause
+from replay.analyses.certainty import CERTAIN, UNCERTAINTIES, certain
+from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
 from replay.events.base import Task, flag, sint, text, uint, uints, value, values
 from replay.header import Header
@@ -74,6 +76,8 @@ class BlameReport:
     )
     earlier: bool = flag("there may be earlier causes: only the last ones were asked for")
     causes: tuple[Cause, ...] = values("events that did something to the page, the last one first", Cause, length_max=1 << 32)
+    certain: bool = flag(CERTAIN, default=True)
+    uncertainties: tuple[Uncertainty, ...] = values(UNCERTAINTIES, Uncertainty, length_max=1 << 20)
 
 
 def blame_report(
@@ -85,6 +89,7 @@ def blame_report(
     gfn: int,
     event: int,
     earlier: bool,
+    unknown: tuple[Uncertainty, ...] = (),
 ) -> BlameReport:
     """Return the result of `blame`; causes: the last one first; facts: what the lanes know of the page in the end, by VM."""
     names = [lane.name for lane in lanes]
@@ -95,6 +100,8 @@ def blame_report(
         pages=tuple(_pages(facts, names)),
         earlier=earlier,
         causes=tuple(_cause(cause, names, header) for cause in causes),
+        certain=certain(unknown),
+        uncertainties=unknown,
     )
 
 

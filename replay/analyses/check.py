@@ -11,7 +11,7 @@ import attrs
 
 from replay.analyses.check_report import MISMATCHES_MAX, CheckReport, Facet, Mismatch, Reason, Rule
 from replay.analyses.check_state import SITES, Compared, Window, compare_areas, compare_state, shadow_settled
-from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns, cut_short, doubts
+from replay.analyses.check_unknown import BORROWED, SKIPPED, UNATTRIBUTED, VOID, Unknowns, doubts
 from replay.analyses.compare_report import Fact
 from replay.analyses.order_report import DEFAULT_BUDGET
 from replay.analyses.orders import Orders
@@ -278,7 +278,7 @@ class Checker:
             not_checkable=sum(cells[0] for cells in self._reasons.values()),
             doubtful=sum(cells[0] for name, cells in self._reasons.items() if doubts(name)),
             losses=self._unknown.unplaced(trailer),
-            cut_short=cut_short(trailer),
+            cut_short=trailer.cut_short(),
             mismatch_count=self.mismatch_count,
             facets=tuple(Facet(name=name, checked=c[0], agreed=c[1]) for name, c in sorted(self._facets.items())),
             rules=tuple(Rule(kind=k, rule=r, source=s, checked=n) for (k, r, s), n in sorted(self._rules.items())),

@@ -7,6 +7,7 @@ import attrs
 from replay.analyses.compare_report import Fact
 from replay.analyses.order_report import OrderReport
 from replay.events.base import flag, text, uint, value, values
+from replay.header import CUT_SHORT_TEXT
 
 MISMATCHES_MAX: Final = 1000
 """Most mismatches that are kept; all of them are counted."""
@@ -75,7 +76,7 @@ class CheckReport:
         "of those, facts behind a loss, in an unknown past, after a call that the recorder did not show, or of an unclear order"
     )
     losses: int = uint("what the recording's end counts as lost or not understood, at no known place")
-    cut_short: bool = flag("only the front of the recording is there: it is torn, or was saved from a damaged one", default=False)
+    cut_short: bool = flag(CUT_SHORT_TEXT, default=False)
     mismatch_count: int = uint("comparisons in which they do not agree")
     facets: tuple[Facet, ...] = values("comparisons by kind", Facet, length_max=64)
     rules: tuple[Rule, ...] = values("rules that decided the compared results", Rule, length_max=1024)

@@ -33,11 +33,6 @@ def doubts(reason: str) -> bool:
     return reason in DOUBTS or reason.startswith(LOST)
 
 
-def cut_short(trailer: Trailer) -> bool:
-    """Tell whether only the front of the recording is there: what it lacks lies behind its last event."""
-    return any(counter.kind in CUT_SHORT and counter.count for counter in trailer.counters)
-
-
 @attrs.define
 class Unknowns:
     """What is not known, by VM; None stands for every VM."""

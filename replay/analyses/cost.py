@@ -9,11 +9,13 @@ from typing import Final
 
 import attrs
 
+from replay.analyses.certainty import CERTAIN, UNCERTAINTIES, certain
 from replay.analyses.compare_report import Bytes, bytes_of
+from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
 from replay.errors import UsageError
 from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate
-from replay.events.base import sint, text, uint, value, values
+from replay.events.base import flag, sint, text, uint, value, values
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
 from replay.kvm.tallies import Tally
 from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES, KVM_USER_MEM_SLOTS
@@ -55,6 +57,8 @@ class CostReport:
     slots: int = uint("memslots of the layout; of a recording: most at once is in `info`", default=0)
     slot_pages: int = uint("pages of each slot of the layout", unit="pages", default=0)
     lanes: tuple[LaneCost, ...] = values("lanes", LaneCost, length_max=64)
+    certain: bool = flag(CERTAIN, default=True)
+    uncertainties: tuple[Uncertainty, ...] = values(UNCERTAINTIES, Uncertainty, length_max=1 << 20)
 
 
 def stage_cost(stage: str, lane: Lane, ret: int | None = 0) -> StageCost:
@@ -137,7 +141,7 @@ def _create(lane: Lane, count: int, pages: int) -> None:
             )
 
 
-def recording_cost(title: str, lanes: Sequence[Lane]) -> CostReport:
+def recording_cost(title: str, lanes: Sequence[Lane], unknown: tuple[Uncertainty, ...] = ()) -> CostReport:
     """Price what a replayed recording took: peaks, totals and the end are in each array's row. The lanes are replayed already."""
     reports = [LaneCost(name=lane.name, policy=lane.policy.name, stages=(stage_cost("end", lane),)) for lane in lanes]
-    return CostReport(title=title, lanes=tuple(reports))
+    return CostReport(title=title, lanes=tuple(reports), certain=certain(unknown), uncertainties=unknown)

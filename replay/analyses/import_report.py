@@ -2,8 +2,8 @@
 
 import attrs
 
-from replay.events.base import text, uint, values
-from replay.header import Counter, SourceFile
+from replay.events.base import flag, text, uint, values
+from replay.header import CUT_SHORT_TEXT, Counter, SourceFile
 
 
 @attrs.frozen(kw_only=True)
@@ -13,6 +13,7 @@ class ImportReport:
     output: str = text("name of the recording", length_max=4096)
     title: str = text("its title", length_max=256)
     events: int = uint("events in it")
+    cut_short: bool = flag(CUT_SHORT_TEXT, default=False)
     lost: int = uint("events that are known to be missing")
     unknown: int = uint("things in the traces that were not understood")
     ignored: int = uint("things in the traces that were understood and have no effect on the model")

@@ -11,7 +11,7 @@ import attrs
 from replay.analyses.memslot_log import MemslotChanges, MemslotLog
 from replay.events import MemslotSet, Opaque, VmAttach, VmDestroy, all_kinds
 from replay.events.base import Event, flag, sint, text, uint, value, values
-from replay.header import MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
+from replay.header import CUT_SHORT_TEXT, MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item, Run
 
 
@@ -61,6 +61,7 @@ class Info:
     provenance: str = text("where it comes from", length_max=4096)
     clock: str = text("clock of its times", length_max=32)
     complete_start: bool = flag("recording began before the first VM was created")
+    cut_short: bool = flag(f"{CUT_SHORT_TEXT}, and so are the counts", default=False)
     machine: Machine = value("the recorded machine", Machine, default=Machine())
     tools: tuple[Tool, ...] = values("recorders and converters", Tool, length_max=16)
     sources: tuple[SourceFile, ...] = values("traces that the events were read from", SourceFile, length_max=4096)
@@ -147,6 +148,7 @@ class InfoBuilder:
             provenance=header.provenance,
             clock=header.clock,
             complete_start=header.complete_start,
+            cut_short=trailer.cut_short(),
             machine=header.machine,
             tools=header.tools,
             sources=header.sources,

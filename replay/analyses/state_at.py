@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from replay.analyses.uncertainty import Doubts
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, lockstep
 from replay.errors import UsageError
@@ -13,15 +14,28 @@ Visit = Callable[[int], None]
 """Told the number of the next event before each item, when all events before it have been replayed."""
 
 
-def replay_to(stream: Stream, lanes: Sequence[Lane], event: int | None, *, first: int = 0, visit: Visit | None = None) -> int:
+def replay_to(
+    stream: Stream,
+    lanes: Sequence[Lane],
+    event: int | None,
+    *,
+    first: int = 0,
+    visit: Visit | None = None,
+    doubts: Doubts | None = None,
+) -> int:
     """Fold a stream into the lanes up to and with event number `event`, all of it for None; return the last event's number.
 
-    first: number of the stream's first event; the lanes have seen all before it.
+    first: number of the stream's first event; the lanes have seen all before it. doubts: is told of structural events.
     Raises UsageError when the recording has no event of that number. Cost: proportional to the events replayed.
     """
     last = first - 1
     for step in lockstep(visited(items_until(stream.items(), event, first), first, visit), lanes, first=first):
-        last += len(step.run) if isinstance(step, RunStep) else 1
+        if isinstance(step, RunStep):
+            last += len(step.run)
+            continue
+        last += 1
+        if doubts is not None:
+            doubts.evident(step.event, step.number)
     if event is not None and last < event:
         raise no_event(event, last, stream.trailer())
     return last
@@ -44,16 +58,17 @@ def _length(item: Item) -> int:
 
 
 def items_until(items: Iterator[Item], event: int | None, number: int) -> Iterator[Item]:
-    """Yield items, the first event being `number`, up to and with an event, cutting the run that it lies in."""
-    for item in items:
+    """Yield items, the first event being `number`, up to and with an event, cutting the run that it lies in.
+
+    No item behind is asked for.
+    """
+    while event is None or number <= event:
+        item = next(items, None)
+        if item is None:
+            return
         length = _length(item)
-        if event is not None and number > event:
-            return
-        if event is None or number + length <= event:
-            yield item
-        else:
-            yield item.select(range(event + 1 - number)) if isinstance(item, Run) else item
-            return
+        cut = event is not None and number + length > event + 1
+        yield item.select(range(event + 1 - number)) if cut and event is not None and isinstance(item, Run) else item
         number += length
 
 

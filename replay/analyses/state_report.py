@@ -4,7 +4,9 @@ from typing import Final
 
 import attrs
 
+from replay.analyses.certainty import CERTAIN, UNCERTAINTIES, certain
 from replay.analyses.compare_report import Bytes, Count, bytes_of
+from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
 from replay.events.base import flag, sint, text, uint, uints, values
 from replay.kvm.allocator import Allocation
@@ -109,11 +111,13 @@ class StateReport:
 
     event: int = uint("number of the last event that was replayed")
     lanes: tuple[LaneState, ...] = values("lanes", LaneState, length_max=64)
+    certain: bool = flag(CERTAIN, default=True)
+    uncertainties: tuple[Uncertainty, ...] = values(UNCERTAINTIES, Uncertainty, length_max=1 << 20)
 
 
-def state_report(lanes: list[Lane], event: int) -> StateReport:
+def state_report(lanes: list[Lane], event: int, unknown: tuple[Uncertainty, ...] = ()) -> StateReport:
     """Return what the lanes hold now. Cost: proportional to slots and counters that are not zero."""
-    return StateReport(event=event, lanes=tuple(_lane(lane) for lane in lanes))
+    return StateReport(event=event, lanes=tuple(_lane(lane) for lane in lanes), certain=certain(unknown), uncertainties=unknown)
 
 
 def _lane(lane: Lane) -> LaneState:

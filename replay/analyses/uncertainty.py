@@ -3,6 +3,7 @@
 "Cannot tell" is a verdict of its own: a recording that lacks what the answer needs must not say "no divergence".
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -18,6 +19,7 @@ from replay.kvm.machine import Outcome
 
 _CAP_EFFECT: Final = "it can change dirty bitmaps and KVM's internal memslots, no result and no other array"
 _ORDER: Final = "the recording lacks a call, or its order is wrong"
+_TDP_UNKNOWN: Final = "shadow roots were seen, but not whether tdp was off: they are taken for nested guests' where tdp is on"
 EVERYTHING: Final = "everything"
 SHADOW_PAGES: Final = "shadow_pages"
 _RECORDER: Final = "record with the bpftrace recorder, which reads the arguments in the kernel"
@@ -65,23 +67,22 @@ class Doubts:
     def step(self, step: Step) -> None:
         """Take one structural event."""
         event = step.event
-        if type(event) is MemslotSet:
-            if event.ret is not None and _none_refuses(step.outcomes):
+        if type(event) is MemslotSet and event.ret is not None:
+            if _none_refuses(step.outcomes):
                 return
-        elif self._evidence(event, step.number):
-            return
-        if _killed(event):
-            what = f"{event.KIND} was not seen to return: it may or may not have taken effect"
-            self.add(what, getattr(event, "vm", None), step.number, "the model assumes that it took effect")
+        elif self.evident(event, step.number):
             return
         for index, outcome in enumerate(step.outcomes):
             if outcome is not None and outcome.why == GONE and self._speaks(index, step.number):
                 self.add("events on a VM that is gone", getattr(event, "vm", None), step.number, _ORDER)
                 return
 
-    def _evidence(self, event: Event, number: int) -> bool:
-        """Take an event that says by itself that something is not known; tell whether it does."""
-        if isinstance(event, Opaque):
+    def evident(self, event: Event, number: int) -> bool:
+        """Take an event that says by itself, whatever it does in a lane, that something is not known; tell whether it does."""
+        if _killed(event):
+            what = f"{event.KIND} was not seen to return: it may or may not have taken effect"
+            self.add(what, getattr(event, "vm", None), number, "the model assumes that it took effect")
+        elif isinstance(event, Opaque):
             self._opaque(event, number)
         elif isinstance(event, VmAttach):
             what = "the VM was alive before the recording began: its earlier memslots are not known"
@@ -89,8 +90,7 @@ class Doubts:
         elif isinstance(event, Lost):
             self._lost(event, number)
         elif isinstance(event, ShadowRootAlloc) and self._tdp_unknown and event.inferred and not event.nested:
-            what = "shadow roots were seen, but not whether tdp was off: they are taken for nested guests' where tdp is on"
-            self.add(what, event.vm, number, "import with --machine tdp=0 or tdp=1")
+            self.add(_TDP_UNKNOWN, event.vm, number, "import with --machine tdp=0 or tdp=1")
         else:
             return False
         return True
@@ -122,6 +122,34 @@ class Doubts:
         """Take a group of calls that overlap in time, of which there is something to say."""
         for what, advice in _order_doubts(group):
             self.add(what, group.vm, group.events[0], advice)
+
+    def kept(self) -> bytes:
+        """Return what events have said so far, for `resume()`; b"" for nothing."""
+        rows = [
+            [what, vm, *entry, self._advice[what, vm], (what, vm) not in self._harmless, self._affects[what, vm]]
+            for (what, vm), entry in self._found.items()
+        ]
+        return json.dumps([rows, list(self._said)]).encode() if rows else b""
+
+    def resume(self, kept: bytes) -> None:
+        """Take what events before this replay have said. Raises ValueError for what `kept()` did not return."""
+        try:
+            rows, said = json.loads(kept or b"[[], []]")
+            for what, vm, count, first, advice, matters, affects in rows:
+                if what != _TDP_UNKNOWN or self._tdp_unknown:
+                    self.add(what, vm, int(first), advice, int(count), matters=matters, affects=affects)
+            self._said.update(dict.fromkeys(said))
+        except (TypeError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+
+    def lacking(self) -> None:
+        """Note what a lane's kernel log says to be lacking, for those who did not see its rows: `run()` says where."""
+        for lane in self._lanes:
+            if lane.factual or lane.horizon is None:
+                for reason, what in _LACKING.items():
+                    count = lane.machine.log.counts.get(reason, 0)
+                    if count and (what, None) not in self._found:
+                        self.add(what, None, -1, _ORDER, count)
 
     def nothing_recorded(self) -> None:
         """Note that there is no VM: that lanes agree about nothing would be taken for an answer, in a CI job most of all."""

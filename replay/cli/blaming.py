@@ -17,10 +17,12 @@ from replay.analyses.state_at import items_until, no_event, visited
 from replay.cli.index_store import IndexStore
 from replay.cli.indexed import Taker, keys_of, save, start_at
 from replay.cli.maker import maker
-from replay.cli.seeking import seekable
+from replay.cli.seeking import seekable, trailer_behind
 from replay.engine.lockstep import RunStep, Step, lockstep
+from replay.header import Trailer
 
 if TYPE_CHECKING:
+    from replay.analyses.uncertainty import Doubts
     from replay.cli.console import Console
     from replay.engine.lane import Lane
     from replay.recording.block_map import BlockMap
@@ -43,42 +45,61 @@ class Page:
 
 @attrs.frozen
 class Blamed:
-    """Causes, the last one first; what the lanes know of the page in the end, by VM; whether earlier causes were left out."""
+    """Causes, the last one first; what the lanes know of the page in the end, by VM; whether earlier causes were left out.
+
+    trailer: what the end of the recording says. lanes: as they are after the event.
+    """
 
     causes: tuple[PageCause, ...]
     facts: dict[int, Facts]
     event: int
     earlier: bool
+    trailer: Trailer = attrs.field(factory=Trailer)
 
 
-def blame(stream: "Stream", make: MakeLanes, page: Page, console: "Console", *, use: bool) -> Blamed:
+@attrs.frozen
+class Asked:
+    """Lanes that have seen nothing, which are at the event in the end, and what is told of all structural events up to it.
+
+    make: makes more such lanes.
+    """
+
+    lanes: "Sequence[Lane]"
+    doubts: "Doubts"
+    make: MakeLanes
+
+
+def blame(stream: "Stream", asked: Asked, page: Page, console: "Console", *, use: bool) -> Blamed:
     """Return the causes of a page's state. use: whether an index may be used. Raises as `replay_to()`."""
     found = seekable(stream) if use else None
     if found is None:
-        return _straight(stream, make(), page, console, None)
+        return _straight(stream, asked, page, console, None)
     reader, blocks = found
     store = IndexStore(reader.name, blocks, console, maker())
-    index, lanes = store.load(), make()
+    index = store.load()
     end = blocks.events - 1 if page.at is None else page.at
-    usable = index is not None and index.holds(keys_of(lanes)) and end < blocks.events
+    usable = index is not None and index.holds(keys_of(asked.lanes)) and end < blocks.events
     if usable and index is not None and index.before(end) is not None:
-        return _Parts(reader.name, blocks, index, make, attrs.evolve(page, at=end)).blame()
-    taker = Taker(lanes, blocks, store.code, index)
+        blamed = _Parts(reader.name, blocks, index, asked, attrs.evolve(page, at=end)).blame()
+        return attrs.evolve(blamed, trailer=trailer_behind(stream, iter(()), end, console))
+    taker = Taker(asked.lanes, blocks, store.code, asked.doubts, index)
     worth = taker.worth(min(end, blocks.events - 1), dropped=store.dropped)
-    blamed = _straight(stream, lanes, page, console, taker if worth else None)
+    blamed = _straight(stream, asked, page, console, taker if worth else None)
     if worth:
         save(store, taker.finished(), console)
     return blamed
 
 
-def _straight(stream: "Stream", lanes: "Sequence[Lane]", page: Page, console: "Console", taker: Taker | None) -> Blamed:
-    watch, last = PageWatch(lanes, page.gfn, page.vm, page.as_id), _Last(-1)
-    items = items_until(iter(console.progress("replaying").over(stream.items())), page.at, 0)
-    steps = lockstep(visited(items, 0, taker.visit if taker is not None else None), lanes)
+def _straight(stream: "Stream", asked: Asked, page: Page, console: "Console", taker: Taker | None) -> Blamed:
+    watch, last = PageWatch(asked.lanes, page.gfn, page.vm, page.as_id), _Last(-1, asked.doubts)
+    items = iter(console.progress("replaying").over(stream.items()))
+    until = items_until(items, page.at, 0)
+    steps = lockstep(visited(until, 0, taker.visit if taker is not None else None), asked.lanes)
     kept: deque[PageCause] = deque(watch.causes(last.of(steps)), None if page.last is None else page.last + 1)
     if page.at is not None and last.event < page.at:
         raise no_event(page.at, last.event, stream.trailer())
-    return _blamed(list(reversed(kept)), page, watch.facts, last.event)
+    blamed = _blamed(list(reversed(kept)), page, watch.facts, last.event)
+    return attrs.evolve(blamed, trailer=stream.trailer() if page.at is None else trailer_behind(stream, items, page.at, console))
 
 
 def _blamed(causes: list[PageCause], page: Page, facts: dict[int, Facts], event: int) -> Blamed:
@@ -86,24 +107,28 @@ def _blamed(causes: list[PageCause], page: Page, facts: dict[int, Facts], event:
 
 
 class _Last:
-    """Remember the number of the last event that went by."""
+    """Remember the number of the last event that went by, and tell doubts of it."""
 
-    def __init__(self, event: int) -> None:
-        self.event = event
+    def __init__(self, event: int, doubts: "Doubts") -> None:
+        self.event, self._doubts = event, doubts
 
     def of(self, steps: "Iterable[Step | RunStep]") -> "Iterator[Step | RunStep]":
         """Yield the steps."""
         for step in steps:
-            self.event = step.first + len(step.run) - 1 if isinstance(step, RunStep) else step.number
+            if isinstance(step, RunStep):
+                self.event = step.first + len(step.run) - 1
+            else:
+                self.event = step.number
+                self._doubts.evident(step.event, step.number)
             yield step
 
 
 class _Parts:
     """A recording in parts, each from a checkpoint to the next."""
 
-    def __init__(self, name: str, blocks: "BlockMap", index: "Index", make: MakeLanes, page: Page) -> None:
+    def __init__(self, name: str, blocks: "BlockMap", index: "Index", asked: Asked, page: Page) -> None:
         assert page.at is not None, "the end is known"
-        self._name, self._blocks, self._index, self._make, self._page = name, blocks, index, make, page
+        self._name, self._blocks, self._index, self._asked, self._page = name, blocks, index, asked, page
         self._end = page.at
         firsts = [checkpoint.event for checkpoint in index.checkpoints if checkpoint.event <= page.at]
         self._firsts = [0, *firsts]
@@ -112,7 +137,7 @@ class _Parts:
     def blame(self) -> Blamed:
         """Return the causes: of the last part, and of those before it that concern the page, as far as they are asked for."""
         newest = len(self._firsts) - 1
-        before, found, self.facts = self._replay(newest, self._end)
+        before, found, self.facts = self._replay(newest, self._end, self._asked)
         causes, known = found[::-1], _there(before)
         if not self._enough(causes):
             concerned_last = self._concerned()
@@ -158,17 +183,26 @@ class _Parts:
                 found[bisect_right(self._firsts, event) - 1] = event
         return found
 
-    def _replay(self, part: int, end: int) -> tuple[dict[int, Facts], list[PageCause], dict[int, Facts]]:
-        """Replay a part up to and with an event; return what is known before, the causes in order, what is known then."""
+    def _replay(
+        self, part: int, end: int, asked: Asked | None = None
+    ) -> tuple[dict[int, Facts], list[PageCause], dict[int, Facts]]:
+        """Replay a part up to and with an event; return what is known before, the causes in order, what is known then.
+
+        asked: None for lanes and doubts of its own, which nobody looks at.
+        """
+        from replay.analyses.uncertainty import Doubts
         from replay.recording import KvmrReader
 
-        lanes, first = self._make(), self._firsts[part]
+        first = self._firsts[part]
         with KvmrReader(self._name) as reader:
+            lanes = self._asked.make() if asked is None else asked.lanes
+            doubts = Doubts(lanes, reader.header.machine) if asked is None else asked.doubts
             checkpoint = self._index.before(first) if first else None
-            start_at(reader, lanes, checkpoint, self._blocks, end)
+            start_at(reader, lanes, checkpoint, self._blocks, end, doubts)
             watch = PageWatch(lanes, self._page.gfn, self._page.vm, self._page.as_id)
             before = dict(watch.facts)
-            causes = list(watch.causes(lockstep(items_until(reader.items(), end, first), lanes, first=first)))
+            steps = lockstep(items_until(reader.items(), end, first), lanes, first=first)
+            causes = list(watch.causes(_Last(first, doubts).of(steps)))
         return before, causes, watch.facts
 
 

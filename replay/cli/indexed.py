@@ -15,6 +15,7 @@ from replay.units import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from replay.analyses.uncertainty import Doubts
     from replay.cli.console import Console
     from replay.engine.lane import Lane
     from replay.engine.placing import Placing
@@ -28,30 +29,38 @@ WORTH_EVENTS: Final = 1 << 20
 
 
 def replay_indexed(
-    stream: "Stream", items: "Stream", lanes: "Sequence[Lane]", event: int | None, console: "Console", *, use: bool
+    stream: "Stream",
+    items: "Stream",
+    lanes: "Sequence[Lane]",
+    event: int | None,
+    console: "Console",
+    *,
+    use: bool,
+    doubts: "Doubts",
 ) -> int:
     """Do what `replay_to()` does, by way of an index where there is one or one is worth it; use: False for never.
 
-    items: the stream, with its items watched. Raises as `replay_to()`, and DamagedError for an index that was forged.
+    items: the stream, with its items watched. doubts: told of all structural events up to that one. Raises as `replay_to()`, and
+    DamagedError for an index that was forged.
     """
     from replay.analyses.state_at import replay_to
 
     found = seekable(stream) if use else None
     if found is None:
-        return replay_to(items, lanes, event)
+        return replay_to(items, lanes, event, doubts=doubts)
     reader, blocks = found
     store = IndexStore(reader.name, blocks, console, maker())
     index = store.load()
     if index is not None and not index.holds(keys_of(lanes)):
         held = ", ".join(lane.name for lane in index.lanes)
         console.note(f"the index has the lanes {held}, not these: replayed from the start")
-        return replay_to(items, lanes, event)
+        return replay_to(items, lanes, event, doubts=doubts)
     target = blocks.events - 1 if event is None else min(event, blocks.events - 1)
-    first = start_at(reader, lanes, index.before(target + 1), blocks, target) if index is not None else 0
-    taker = Taker(lanes, blocks, store.code, index)
+    first = start_at(reader, lanes, index.before(target + 1), blocks, target, doubts) if index is not None else 0
+    taker = Taker(lanes, blocks, store.code, doubts, index)
     if not taker.worth(target, dropped=store.dropped):
-        return replay_to(items, lanes, event, first=first)
-    last = replay_to(items, lanes, event, first=first, visit=taker.visit)
+        return replay_to(items, lanes, event, first=first, doubts=doubts)
+    last = replay_to(items, lanes, event, first=first, visit=taker.visit, doubts=doubts)
     save(store, taker.finished(), console)
     return last
 
@@ -64,9 +73,14 @@ def keys_of(lanes: "Sequence[Lane]") -> frozenset[str]:
 
 
 def start_at(
-    reader: "KvmrReader", lanes: "Sequence[Lane]", checkpoint: "Checkpoint | None", blocks: "BlockMap", target: int
+    reader: "KvmrReader",
+    lanes: "Sequence[Lane]",
+    checkpoint: "Checkpoint | None",
+    blocks: "BlockMap",
+    target: int,
+    doubts: "Doubts",
 ) -> int:
-    """Restore lanes and let the reader begin there; return the number of its first event."""
+    """Restore lanes and doubts, and let the reader begin there; return the number of its first event."""
     from replay.engine.checkpoint import MisfitError, restore
 
     if checkpoint is None:
@@ -77,22 +91,33 @@ def start_at(
         raise DamagedError(f"a checkpoint at event {checkpoint.event}, inside a block", where="the index", advice=advice)
     try:
         restore(lanes, checkpoint.state, to_go=target + 1 - checkpoint.event)
-    except MisfitError as error:
+        doubts.resume(checkpoint.doubts)
+    except (MisfitError, ValueError) as error:
         raise DamagedError(str(error), where="the index", advice=advice) from None
     reader.skip_to(place)
     return place.first_event
 
 
 class Taker:
-    """Leave checkpoints while lanes are replayed, behind those of an index that is there. every: see `Placing`."""
+    """Leave checkpoints while lanes are replayed, behind those of an index that is there.
+
+    doubts: what is told of the events that the lanes replay. every: see `Placing`.
+    """
 
     def __init__(
-        self, lanes: "Sequence[Lane]", blocks: "BlockMap", code: str, index: "Index | None" = None, *, every: int = 0
+        self,
+        lanes: "Sequence[Lane]",
+        blocks: "BlockMap",
+        code: str,
+        doubts: "Doubts",
+        index: "Index | None" = None,
+        *,
+        every: int = 0,
     ) -> None:
         from replay.engine.checkpoint import key_of
         from replay.recording.index_file import Index, IndexedLane
 
-        self._lanes = lanes
+        self._lanes, self._doubts = lanes, doubts
         self._places = {place.first_event: place.at for place in blocks.places}
         named = tuple(IndexedLane(key_of(lane), lane.name) for lane in lanes)
         self._own = index is None or {lane.key for lane in index.lanes} == {lane.key for lane in named}
@@ -112,9 +137,9 @@ class Taker:
         at = self._places.get(event)
         if at is None or event <= self._placing.last_event or not self._placing.due(event, at):
             return
-        state = checkpoint_of(self._lanes)
-        self._placing.left(event, len(state))
-        self._taken.append(Checkpoint(event, state))
+        taken = Checkpoint(event, checkpoint_of(self._lanes), self._doubts.kept())
+        self._placing.left(event, taken.size_bytes)
+        self._taken.append(taken)
 
     def finished(self) -> "Index":
         """Return the index with all checkpoints."""
@@ -128,7 +153,7 @@ def _placing(taken: "Sequence[Checkpoint]", every: int) -> "Placing":
 
     placing = Placing(every)
     for checkpoint in taken:
-        placing.left(checkpoint.event, len(checkpoint.state))
+        placing.left(checkpoint.event, checkpoint.size_bytes)
     return placing
 
 

@@ -93,7 +93,13 @@ def say_summary(args: argparse.Namespace, console: Console, header: "Header", tr
         console.note(f"{args.output}: {counted(trailer.events, 'event')}; {words}")
         return
     report = ImportReport(
-        output=args.output, title=header.title, events=trailer.events, sources=header.sources, counters=trailer.counters, **totals
+        output=args.output,
+        title=header.title,
+        events=trailer.events,
+        sources=header.sources,
+        cut_short=trailer.cut_short(),
+        counters=trailer.counters,
+        **totals,
     )
     with console.result() as out:
         out.write(document(verb, report, one_line=args.format == "jsonl"))

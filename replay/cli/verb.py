@@ -55,6 +55,14 @@ class Verb(NamedTuple):
     run: Callable[[argparse.Namespace, Console], int]
 
 
+def told(*, certain: bool) -> int:
+    """Return the status of an answer that is no verdict: whether nothing that it rests on is lost or not known.
+
+    docs/testing.md has what the answer of each verb rests on.
+    """
+    return SAME if certain else CANNOT_TELL
+
+
 def add_inputs(parser: argparse.ArgumentParser, metavar: str = "RECORDING") -> None:
     """Add the positional inputs as `args.inputs`: one recording, or the traces that together show one run."""
     parser.add_argument("inputs", metavar=metavar, nargs="+", help="a recording (.kvmr, .jsonl), traces, or - for standard input")

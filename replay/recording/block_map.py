@@ -30,7 +30,7 @@ DIGEST_BYTES: Final = 16
 
 @attrs.frozen
 class BlockPlace:
-    """Where a block of events is: its number, its first byte, the number of its first event, the header's checksum before it."""
+    """Where a block of events, or END, is: its number, first byte, number of its first event, checksum of the header before."""
 
     number: int
     at: int
@@ -42,12 +42,14 @@ class BlockPlace:
 class BlockMap:
     """The blocks of events of a whole recording.
 
-    digest: of the magic and all block headers, which hold the checksums of all payloads: what the recording is.
+    digest: of the magic and all block headers, which hold the checksums of all payloads: what the recording is. end: the place
+    of END, behind the last event.
     """
 
     digest: str
     events: int
     size_bytes: int
+    end: BlockPlace = attrs.field(repr=False)
     places: tuple[BlockPlace, ...] = attrs.field(repr=False)
     _firsts: tuple[int, ...] = attrs.field(repr=False)
 
@@ -81,11 +83,12 @@ def _map_blocks(file: BinaryIO, where: str) -> BlockMap | None:
             return None
         block = parse_block_header(head, previous, events)
         digest.update(head)
+        place = BlockPlace(number, at, events, previous)
         if block.kind == EVENTS:
-            places.append(BlockPlace(number, at, events, previous))
+            places.append(place)
         at, number, events, previous = at + len(head) + block.payload_bytes, number + 1, events + block.events, block.checksum
         if block.kind == END:
             payload = file.read(block.payload_bytes + 1)
             check_payload(block, payload)
             firsts = tuple(place.first_event for place in places)
-            return BlockMap(digest.hexdigest(), events, at, tuple(places), firsts) if places else None
+            return BlockMap(digest.hexdigest(), events, at, place, tuple(places), firsts) if places else None

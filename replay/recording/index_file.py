@@ -13,7 +13,7 @@ import attrs
 import msgpack
 
 SIGNATURE: Final = b"\x89KVMRIX\n"
-VERSION: Final = 1
+VERSION: Final = 2
 DIGEST_BYTES: Final = 16
 SUFFIX: Final = ".idx"
 _START: Final = len(SIGNATURE) + DIGEST_BYTES
@@ -33,10 +33,16 @@ class IndexedLane:
 
 @attrs.frozen
 class Checkpoint:
-    """The state of all lanes before an event."""
+    """The state of all lanes before an event. doubts: what events before it say is not known, b"" for nothing."""
 
     event: int
     state: bytes = attrs.field(repr=False)
+    doubts: bytes = attrs.field(default=b"", repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much of the file it takes, within a few bytes."""
+        return len(self.state) + len(self.doubts)
 
 
 @attrs.frozen
@@ -63,7 +69,7 @@ class Index:
 def index_bytes(index: Index) -> bytes:
     """Return the bytes of an index: the same for the same index."""
     lanes = tuple((lane.key, lane.name) for lane in index.lanes)
-    checkpoints = tuple((checkpoint.event, checkpoint.state) for checkpoint in index.checkpoints)
+    checkpoints = tuple((checkpoint.event, checkpoint.state, checkpoint.doubts) for checkpoint in index.checkpoints)
     packed: bytes = msgpack.packb((VERSION, index.recording, index.maker, lanes, checkpoints), use_bin_type=True)
     return SIGNATURE + _digest(packed) + packed
 
@@ -100,7 +106,7 @@ def _lanes_and_checkpoints(lanes: Any, checkpoints: Any) -> tuple[tuple[IndexedL
     except TypeError:
         raise UnusableIndexError("another version made it") from None
     texts = all(isinstance(text, str) for lane in indexed for text in (lane.key, lane.name))
-    forms = all(type(point.event) is int and isinstance(point.state, bytes) for point in kept)
+    forms = all(type(point.event) is int and isinstance(point.state, bytes) and isinstance(point.doubts, bytes) for point in kept)
     if not texts or not forms or sorted(point.event for point in kept) != [point.event for point in kept]:
         raise UnusableIndexError("another version made it")
     return indexed, kept

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from replay.analyses.blame_report import BlameReport, Cause, Effect, PageState
 from replay.events import Event
 from replay.header import Header
+from replay.report.doubt_text import doubts_text
 from replay.report.event_text import event_text, source_text
 from replay.report.paint import Paint
 from replay.report.plain import printable
@@ -21,11 +22,11 @@ def blame_text(report: BlameReport, events: Mapping[int, Event], header: Header,
         yield "  no memslot holds it in any lane"
     if not report.causes:
         yield "no event did anything to it"
-        return
     for cause in report.causes:
         yield from _cause(cause, events[cause.event], header, paint)
     if report.earlier:
         yield "earlier events did more to it; --last shows more of them"
+    yield from doubts_text(report.uncertainties, paint)
 
 
 def _page(page: PageState) -> str:

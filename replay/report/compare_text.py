@@ -12,10 +12,10 @@ from replay.analyses.compare_report import (
     LaneReport,
     PairReport,
 )
-from replay.analyses.findings import Uncertainty
 from replay.analyses.verdict import judged_pairs
 from replay.report.columns import columns
-from replay.report.finding_text import FINDINGS_SHOWN, agreements_text, findings_key, pair_text, wrapped
+from replay.report.doubt_text import certainty_lines, doubt_lines
+from replay.report.finding_text import agreements_text, findings_key, pair_text, wrapped
 from replay.report.order_text import order_lines
 from replay.report.paint import Paint
 from replay.report.plain import printable
@@ -60,31 +60,16 @@ def _strongest(report: CompareReport) -> str:
 
 
 def _doubts(report: CompareReport) -> list[str]:
-    return _doubt_lines("what keeps the answer from being certain", [doubt for doubt in report.uncertainties if doubt.matters])
+    return certainty_lines(report.uncertainties)
 
 
 def _notes(report: CompareReport) -> list[str]:
-    return _doubt_lines("not known, and without weight for the verdict", [d for d in report.uncertainties if not d.matters])
+    return doubt_lines("not known, and without weight for the verdict", [d for d in report.uncertainties if not d.matters])
 
 
 def _orders(report: CompareReport) -> list[str]:
     lines = order_lines(report.orders)
     return [*lines[:1], *(line for paragraph in lines[1:] for line in wrapped(paragraph, ""))]
-
-
-def _doubt_lines(title: str, doubts: Sequence[Uncertainty]) -> list[str]:
-    if not doubts:
-        return []
-    lines = [title]
-    for doubt in doubts[:FINDINGS_SHOWN]:
-        first = doubt.place if doubt.first_event is None else f"event {doubt.first_event}"
-        place = f" (first at {first})" if first else ""
-        vm = "" if doubt.vm is None else f"VM {doubt.vm}: "
-        times = f"{doubt.count:,} x " if doubt.count > 1 else ""
-        lines.extend(wrapped(f"{vm}{times}{doubt.what}{place}", ""))
-        lines.extend(wrapped(doubt.advice, "  -> ") if doubt.advice else [])
-    rest = len(doubts) - FINDINGS_SHOWN
-    return [*lines, *([f"and {rest} more; --format json has them all"] if rest > 0 else [])]
 
 
 def _bytes(report: CompareReport) -> list[str]:

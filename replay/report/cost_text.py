@@ -6,6 +6,7 @@ from typing import Final
 from replay.analyses.compare_report import Bytes
 from replay.analyses.cost import CostReport, LaneCost, StageCost
 from replay.report.columns import columns
+from replay.report.doubt_text import doubts_text
 from replay.report.paint import Paint
 from replay.report.plain import printable
 from replay.units import bytes_text, counted, ret_text
@@ -35,6 +36,7 @@ def cost_text(report: CostReport, paint: Paint | None = None) -> Iterator[str]:
         yield paint("cyan", _STAGES[stage] + (f" ({', '.join(failed)})" if failed else ""))
         for index in range(0, len(lanes), LANES_ABREAST):
             yield from (f"  {line}" for line in _table(lanes[index : index + LANES_ABREAST], peaks=stage == "end"))
+    yield from doubts_text(report.uncertainties, paint)
 
 
 def _table(lanes: Sequence[tuple[LaneCost, StageCost]], *, peaks: bool) -> list[str]:

@@ -41,6 +41,8 @@ def _facts(info: Info) -> list[str]:
         ("read from", ", ".join(f"{source.name} ({source.format})" for source in info.sources) or "no trace"),
         ("start", "before the first VM was created" if info.complete_start else "VMs were alive already: their past is unknown"),
     ]
+    if info.cut_short:
+        rows.append(("end", "not there: what follows counts the front of the recording alone"))
     if info.provenance:
         rows.append(("provenance", info.provenance))
     title = printable(info.title) or "untitled recording"

@@ -5,6 +5,7 @@ from typing import Final
 
 from replay.analyses.state_report import LaneState, SlotState, StateReport, VmState
 from replay.report.columns import columns
+from replay.report.doubt_text import doubts_text
 from replay.report.paint import Paint
 from replay.units import bytes_text, counted
 
@@ -22,6 +23,7 @@ def state_text(report: StateReport, paint: Paint | None = None) -> Iterator[str]
     yield f"after event {report.event}"
     for lane in report.lanes:
         yield from _lane(lane, paint)
+    yield from doubts_text(report.uncertainties, paint)
 
 
 def _lane(lane: LaneState, paint: Paint) -> Iterator[str]:

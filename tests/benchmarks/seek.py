@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+from replay.analyses.uncertainty import Doubts
 from replay.cli import main
 from replay.cli.console import Console
 from replay.cli.indexed import replay_indexed
@@ -84,7 +85,8 @@ def _index(path: Path) -> None:
 def _reach(path: Path, event: int | None, *, use: bool) -> list[Lane]:
     with KvmrReader(str(path)) as reader:
         lanes = make_lanes(TWO, reader.header.machine)
-        replay_indexed(reader, reader, lanes, event, Console(quiet=True), use=use)
+        doubts = Doubts(lanes, reader.header.machine)
+        replay_indexed(reader, reader, lanes, event, Console(quiet=True), use=use, doubts=doubts)
         return lanes
 
 

@@ -141,7 +141,7 @@ class TestTorn:
     """A recording that lacks its end is read as far as it goes, and the reader is told."""
 
     def test_every_cut(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """However it is cut, the status is 0 with a warning or 2 with a code; both happen."""
+        """However it is cut, the status is 3 with a warning or 2 with a code; both happen."""
         whole = write_kvmr(Path("whole.kvmr"), boot() * 3).read_bytes()
         statuses = set()
         for size in range(0, len(whole), 7):
@@ -150,6 +150,6 @@ class TestTorn:
             said = capsys.readouterr().err
             assert "Traceback" not in said
             assert "internal error" not in said
-            assert said.startswith("kvm-replay: warning: " if status == 0 else "kvm-replay: KVR")
+            assert said.startswith("kvm-replay: warning: " if status == 3 else "kvm-replay: KVR")
             statuses.add(status)
-        assert statuses == {0, 2}
+        assert statuses == {3, 2}

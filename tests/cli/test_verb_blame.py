@@ -114,9 +114,9 @@ class TestIndex:
         replayed: list[int] = []
         real = blaming._Parts._replay
 
-        def noted(self: blaming._Parts, part: int, end: int) -> object:
+        def noted(self: blaming._Parts, part: int, end: int, asked: blaming.Asked | None = None) -> object:
             replayed.append(part)
-            return real(self, part, end)
+            return real(self, part, end, asked)
 
         monkeypatch.setattr(blaming._Parts, "_replay", noted)
         capsys.readouterr()

@@ -17,6 +17,7 @@ from replay.analyses.live_report import LiveReport
 from replay.analyses.policy_list import PoliciesReport
 from replay.analyses.state_report import StateReport
 from replay.events import all_kinds
+from replay.header import CUT_SHORT_TEXT as CUT_SHORT
 from replay.report.json_text import schema_id
 from replay.schema import Schema, document, object_schema, text_of
 from replay.soundness import RecoverReport, VerifyReport
@@ -60,8 +61,9 @@ def dump_schema() -> Schema:
         "properties": {
             "schema": {"const": schema_id("dump", VERSION)},
             "events": {"type": "array", "items": {"oneOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]}},
+            "cut_short": {"description": f"{CUT_SHORT}; events that were asked for may be missing", "type": "boolean"},
         },
-        "required": ["schema", "events"],
+        "required": ["schema", "events", "cut_short"],
         "additionalProperties": False,
         "$defs": kinds,
     }

@@ -13,9 +13,12 @@ import pytest
 from kvmrwriter import Kvmr, payloads
 from sweep import FULL, Figures, files
 
+from replay.analyses.certainty import certain, uncertainties
 from replay.analyses.check import check
 from replay.analyses.compare import compare
 from replay.analyses.compare_report import CANNOT_TELL
+from replay.analyses.state_at import replay_to
+from replay.analyses.uncertainty import Doubts
 from replay.engine.lanes import make_lanes
 from replay.errors import EventError, RecordingError
 from replay.events import Event, Lost
@@ -50,6 +53,13 @@ class Whole:
     def compared(self, events: Sequence[Event] | None = None, *counters: Counter) -> str:
         """Return the verdict of eager against on-demand."""
         return compare(self.stream(events, *counters), make_lanes(["eager", "on-demand"], self.header.machine)).verdict
+
+    def certain(self, events: Sequence[Event] | None = None, *counters: Counter) -> bool:
+        """Tell whether the state after the last event is certain, as what pages went through up to there is."""
+        lanes, stream = make_lanes(["eager", "on-demand"], self.header.machine), self.stream(events, *counters)
+        doubts = Doubts(lanes, self.header.machine)
+        replay_to(stream, lanes, None, doubts=doubts)
+        return certain(uncertainties(doubts, stream.trailer()))
 
     def checked(self, events: Sequence[Event] | None = None, *counters: Counter) -> int:
         """Return the exit status of a check."""
@@ -94,10 +104,12 @@ class TestLosses:
             for counter in (LOSS, STRANGE):
                 assert one.compared(None, counter) == CANNOT_TELL, one.name
                 assert one.checked(None, counter) == UNSURE, one.name
+                assert not one.certain(None, counter), one.name
             assert one.compared(None, IGNORED) == one.compared(), one.name
+            assert one.certain(None, IGNORED) == one.certain() == (one.compared() != CANNOT_TELL), one.name
             assert one.checked(None, IGNORED) == AGREE, one.name
         assert len(recordings) > 20
-        figures("raised loss counters", 4 * len(recordings), believed=0)
+        figures("raised loss counters", 6 * len(recordings), believed=0)
 
     def test_dropped_and_counted(self, recordings: list[Whole], figures: Figures) -> None:
         """Events that are missing where only the end says so: no comparison is believed, also none that contradicts."""
@@ -107,6 +119,7 @@ class TestLosses:
                 rest = (*one.events[:at], *one.events[at + length :])
                 try:
                     assert (one.compared(rest, LOSS), one.checked(rest, LOSS)) == (CANNOT_TELL, UNSURE), (one.name, at)
+                    assert not one.certain(rest, LOSS), (one.name, at)
                 except EventError:
                     refused += 1  # the birth of a VM is missing: that is no recording of anything
                 tried += 1
@@ -121,6 +134,7 @@ class TestLosses:
                 rest = (*one.events[:at], Lost(count=length, what="overrun"), *one.events[at + length :])
                 try:
                     assert (one.compared(rest), one.checked(rest)) == (CANNOT_TELL, UNSURE), (one.name, at)
+                    assert not one.certain(rest), (one.name, at)
                 except EventError:
                     refused += 1
                 tried += 1
@@ -138,6 +152,7 @@ class TestLosses:
                 again = attrs.evolve(whole(path), name=one.name)
                 if again.events:
                     assert (again.compared(), again.checked()) == (CANNOT_TELL, UNSURE), (one.name, path.stem)
+                    assert not again.certain(), (one.name, path.stem)
         figures("torn and recovered recordings", 2 * len(recordings), believed=0)
 
     def test_counts_that_do_not_fit(self, recordings: list[Whole], figures: Figures) -> None:

@@ -8,7 +8,7 @@ from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
 from replay.cli.numbers import whole
 from replay.cli.results import Shapes, write_shape
-from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output
+from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_format, add_inputs, add_no_index, add_output, told
 
 GFN_BITS: Final = 52
 
@@ -38,22 +38,32 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     from replay.analyses.blame_report import blame_report
-    from replay.cli.blaming import Page, blame
+    from replay.analyses.certainty import uncertainties
+    from replay.analyses.uncertainty import Doubts
+    from replay.cli.blaming import Asked, Page, blame
     from replay.report.blame_text import blame_text
 
     stream = open_inputs(args.inputs, console)
     lanes, silent = lanes_of(args, stream.header, console), Console(quiet=True)
     page = Page(args.gfn, args.vm, args.as_id, args.at, args.last)
+    asked = Asked(lanes, Doubts(lanes, stream.header.machine), lambda: lanes_of(args, stream.header, silent))
     with console.result(args.output, inputs=args.inputs) as out:
-        found = blame(stream, lambda: lanes_of(args, stream.header, silent), page, console, use=not args.no_index)
+        found = blame(stream, asked, page, console, use=not args.no_index)
         report = blame_report(
-            found.causes, found.facts, lanes, stream.header, gfn=args.gfn, event=max(found.event, 0), earlier=found.earlier
+            found.causes,
+            found.facts,
+            lanes,
+            stream.header,
+            gfn=args.gfn,
+            event=max(found.event, 0),
+            earlier=found.earlier,
+            unknown=uncertainties(asked.doubts, found.trailer, vm=args.vm),
         )
         events = {cause.number: cause.event for cause in found.causes}
         shapes = Shapes("blame", report, lambda paint: blame_text(report, events, stream.header, paint))
         write_shape(args.format, shapes, out, console)
     say_warnings(stream, console)
-    return SAME
+    return told(certain=report.certain)
 
 
 BLAME: Final = Verb(
@@ -65,7 +75,11 @@ counter before and after, memslots that took the page in, moved or let it go, wh
 what enabled write tracking, calls about it that failed, and each warning and KVM_BUG_ON. Of a long .kvmr with an index only the
 parts that concern the page are replayed.""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
-    statuses={SAME: "the events are listed", TROUBLE: "bad usage, or input that can not be read"},
+    statuses={
+        SAME: "the events are listed",
+        TROUBLE: "bad usage, or input that can not be read",
+        CANNOT_TELL: "they are listed, and there may be others: the recording lacks something up to that event",
+    },
     examples=("kvm-replay blame boot.kvmr --gfn 0x1", "kvm-replay blame boot.kvmr --gfn 1 --at 9 --last 3 --format json"),
     add_arguments=_add_arguments,
     run=_run,

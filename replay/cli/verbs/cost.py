@@ -7,7 +7,7 @@ from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.lanes import add_lanes, lanes_of
 from replay.cli.results import Shapes, write_shape
-from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_output
+from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_format, add_output, told
 from replay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         report = _priced_recording(args, console) if args.inputs else _priced_layout(args, console)
         shapes = Shapes("cost", report, lambda paint: cost_text(report, paint))
         write_shape(args.format, shapes, out, console)
-    return SAME
+    return told(certain=report.certain)
 
 
 def _priced_layout(args: argparse.Namespace, console: Console) -> "CostReport":
@@ -49,15 +49,18 @@ def _priced_layout(args: argparse.Namespace, console: Console) -> "CostReport":
 
 
 def _priced_recording(args: argparse.Namespace, console: Console) -> "CostReport":
+    from replay.analyses.certainty import uncertainties
     from replay.analyses.compare import watched
     from replay.analyses.cost import recording_cost
     from replay.analyses.state_at import replay_to
+    from replay.analyses.uncertainty import Doubts
 
     stream = open_inputs(args.inputs, console)
     lanes = lanes_of(args, stream.header, console)
-    replay_to(watched(iter(console.progress("replaying").over(stream.items())), stream), lanes, None)
+    items, doubts = iter(console.progress("replaying").over(stream.items())), Doubts(lanes, stream.header.machine)
+    replay_to(watched(items, stream), lanes, None, doubts=doubts)
     say_warnings(stream, console)
-    return recording_cost(stream.header.title, lanes)
+    return recording_cost(stream.header.title, lanes, uncertainties(doubts, stream.trailer(), arrays_only=True))
 
 
 COST: Final = Verb(
@@ -68,7 +71,11 @@ Itemise every per-slot array (rmap, lpage_info, gfn_write_track, dirty bitmap, s
 for it, as the memory cgroup is charged, and with page-pointer arrays. For a recording: at its peak. For a layout of equal
 memslots that cover 2^BITS bytes: when they are created, after a first notifier registration, after a first shadow root.""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; none with --address-bits.",
-    statuses={SAME: "the prices are written", TROUBLE: "bad usage, a layout that KVM refuses, or input that can not be read"},
+    statuses={
+        SAME: "the prices are written",
+        TROUBLE: "bad usage, a layout that KVM refuses, or input that can not be read",
+        CANNOT_TELL: "they are written, and may have been others: the recording lacks something",
+    },
     examples=("kvm-replay cost --address-bits 39", "kvm-replay cost --address-bits 46 --slots 1024", "kvm-replay cost boot.kvmr"),
     add_arguments=_add_arguments,
     run=_run,

@@ -8,7 +8,7 @@ from replay.cli.console import Console
 from replay.cli.inputs import open_inputs, say_warnings
 from replay.cli.numbers import whole
 from replay.cli.seeking import first_time_ns, skip_to
-from replay.cli.verb import SAME, TROUBLE, Verb, add_format, add_inputs, add_output
+from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_format, add_inputs, add_output, told
 from replay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ def chosen(
     """
     from replay.runs import Run
 
-    for item in items:
-        if last is not None and number > last:
+    following = iter(items)
+    while last is None or number <= last:
+        item = next(following, None)
+        if item is None:
             return
         if isinstance(item, Run):
             rows = range(max(0, first - number), len(item) if last is None else min(len(item), last + 1 - number))
@@ -74,20 +76,37 @@ def chosen(
 
 
 class Origin:
-    """Remember the first time that a recording has, whichever of its events are chosen."""
+    """Remember the first time that a recording has, whichever of its events are chosen, and how far it was read.
 
-    def __init__(self, time_ns: int | None = None) -> None:
+    number: that of the first event of the items.
+    """
+
+    def __init__(self, time_ns: int | None = None, number: int = 0) -> None:
         self.time_ns = time_ns
+        self.events = number
 
     def over(self, items: Iterable["Item"]) -> Iterator["Item"]:
         """Yield the items as they are."""
         from replay.runs import Run
 
         for item in items:
+            self.events += len(item) if isinstance(item, Run) else 1
             if self.time_ns is None:
                 times = item.time_ns if isinstance(item, Run) else (item.time_ns,)
                 self.time_ns = next((time_ns for time_ns in times if time_ns is not None), None)
             yield item
+
+
+class Whole:
+    """Tell whether all events that were asked for are there: read up to the last of them, or a recording with its end."""
+
+    def __init__(self, stream: "Stream", origin: Origin, last: int | None) -> None:
+        self._stream, self._origin, self._last = stream, origin, last
+
+    def __call__(self) -> bool:
+        """Ask when the events have been printed."""
+        enough = self._last is not None and self._origin.events > self._last
+        return enough or not self._stream.trailer().cut_short()
 
 
 class Counted:
@@ -108,11 +127,14 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"--to {args.last} is before --from {args.first}")
     if args.format == GOLDEN and (args.first or args.last is not None or args.kind or args.vm is not None):
         raise UsageError(f"--format {GOLDEN} with a choice of events", expected="all of them: its lines refer to each other")
+    from replay.header import CUT_SHORT_TEXT
+
     codes = chosen_codes(args.kind)
     stream = open_inputs(args.inputs, console)
     with console.result(args.output, inputs=args.inputs) as out:
         start = skip_to(stream, args.first)
-        origin, counted = Origin(first_time_ns(stream, start) if args.format == "text" else None), Counted()
+        origin, counted = Origin(first_time_ns(stream, start) if args.format == "text" else None, start), Counted()
+        whole = Whole(stream, origin, args.last)
         items = origin.over(console.progress("reading").over(stream.items()))
         events = counted.over(chosen(items, first=args.first, last=args.last, codes=codes, vm=args.vm, number=start))
         if args.format == GOLDEN:
@@ -120,11 +142,13 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         elif args.format == "text":
             out.writelines(_text(events, origin, stream.header if args.source else None))
         else:
-            out.writelines(_jsonl(events) if args.format == "jsonl" else _json(events))
+            out.writelines(_jsonl(events) if args.format == "jsonl" else _json(events, whole))
     say_warnings(stream, console)
     if not counted.events:
         console.note("no event was chosen")
-    return SAME
+    if not whole() and not stream.warnings():
+        console.warn(CUT_SHORT_TEXT)
+    return told(certain=whole())
 
 
 def _golden(events: Iterable[Numbered], stream: "Stream") -> Iterator[str]:
@@ -154,7 +178,7 @@ def _jsonl(events: Iterable[Numbered]) -> Iterator[str]:
         yield line({"number": number, **event_to_named(event)})
 
 
-def _json(events: Iterable[Numbered]) -> Iterator[str]:
+def _json(events: Iterable[Numbered], whole: Whole) -> Iterator[str]:
     from replay.report.json_text import schema_id
 
     yield f'{{"schema": "{schema_id("dump")}", "events": ['
@@ -162,7 +186,7 @@ def _json(events: Iterable[Numbered]) -> Iterator[str]:
     for text in _jsonl(events):
         yield separator + text.rstrip("\n")
         separator = ",\n"
-    yield "\n]}\n"
+    yield f'\n], "cut_short": {"false" if whole() else "true"}}}\n'
 
 
 DUMP: Final = Verb(
@@ -175,7 +199,11 @@ the blocks from --from to --to are read. golden is the text that a golden file l
 times, so that two recordings of one workload read alike; it is itself a recording for every verb, and what `git diff` should
 show (docs/goldens.md).""",
     inputs="RECORDING: a .kvmr or .jsonl recording, strace or tracefs text, or - ; several traces of one run are merged.",
-    statuses={SAME: "the events are printed", TROUBLE: "bad usage, or input that can not be read"},
+    statuses={
+        SAME: "the events are printed",
+        TROUBLE: "bad usage, or input that can not be read",
+        CANNOT_TELL: "those that are there are printed; the recording is torn, or was saved from a damaged one",
+    },
     examples=(
         "kvm-replay dump boot.kvmr --kind memslot.set --to 99",
         "kvm-replay dump boot.kvmr --vm 0 --format jsonl",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs, say_losses, say_warnings
 from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
-from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs, add_jobs, jobs_of
+from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_inputs, add_jobs, jobs_of, told
 from replay.errors import UsageError
 from replay.units import counted
 
@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     say_warnings(stream, console)
     say_losses(stream, console)
     say_summary(args, console, header, attrs.evolve(stream.trailer(), events=writer.events))
-    return SAME
+    return told(certain=not stream.trailer().cut_short())
 
 
 def titled(header: "Header", args: argparse.Namespace) -> "Header":
@@ -89,6 +89,7 @@ several traces of one run become one recording. docs/formats.md says what each o
     statuses={
         SAME: "the recording is written; losses are said on standard error",
         TROUBLE: "bad usage, bad input, or OUT can not be written",
+        CANNOT_TELL: "it is written, of what is there: TRACE is a recording that is torn, or was saved from a damaged one",
     },
     examples=(
         "kvm-replay import strace.txt -o boot.kvmr",

@@ -46,6 +46,7 @@ def make_index(args: argparse.Namespace, console: Console) -> "IndexReport":
     from replay.analyses.compare import watched
     from replay.analyses.index_report import IndexReport, LaneName
     from replay.analyses.state_at import replay_to
+    from replay.analyses.uncertainty import Doubts
     from replay.cli.index_store import IndexStore
     from replay.cli.indexed import Taker
     from replay.cli.maker import maker
@@ -58,9 +59,10 @@ def make_index(args: argparse.Namespace, console: Console) -> "IndexReport":
     reader, blocks = found
     lanes = lanes_of(args, reader.header, console)
     store = IndexStore(reader.name, blocks, console, maker())
-    taker = Taker(lanes, blocks, store.code, every=args.every)
+    doubts = Doubts(lanes, reader.header.machine)
+    taker = Taker(lanes, blocks, store.code, doubts, every=args.every)
     items = console.progress("indexing").over(reader.items(), total_events=blocks.events)
-    replay_to(watched(items, reader), lanes, None, visit=taker.visit)
+    replay_to(watched(items, reader), lanes, None, visit=taker.visit, doubts=doubts)
     index = taker.finished()
     place = store.save(index) if store.code else None
     if place is None:

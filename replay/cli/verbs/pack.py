@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from replay.cli.console import STDIO, Console
 from replay.cli.inputs import open_inputs, say_losses, say_warnings
 from replay.cli.outputs import add_summary_format, check_output, opened_writer, refuse_two_results, say_summary
-from replay.cli.verb import SAME, TROUBLE, Verb, add_inputs
+from replay.cli.verb import CANNOT_TELL, SAME, TROUBLE, Verb, add_inputs, told
 from replay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     say_warnings(stream, console)
     say_losses(stream, console)
     say_summary(args, console, header, attrs.evolve(stream.trailer(), events=writer.events), "pack")
-    return SAME
+    return told(certain=not stream.trailer().cut_short())
 
 
 def _scrubbed(args: argparse.Namespace, console: Console) -> "Stream":
@@ -62,7 +62,11 @@ addresses are moved by whole GiB with their relations kept, tasks are numbered a
 lines, titles and free texts are gone, and of the kernel's release only the numbers stay. Guest addresses, sizes, flags, results,
 order and the facts of the machine that decide what KVM does are kept, so that every analysis answers the same.""",
     inputs="RECORDING: as for import; with --scrub files only, as they are read twice",
-    statuses={SAME: "the copy is written", TROUBLE: "bad usage, bad input, or OUT can not be written"},
+    statuses={
+        SAME: "the copy is written",
+        TROUBLE: "bad usage, bad input, or OUT can not be written",
+        CANNOT_TELL: "the copy is written, of what is there: RECORDING is torn, or was saved from a damaged one",
+    },
     examples=("kvm-replay pack --scrub boot.kvmr -o to-send.kvmr", "kvm-replay pack strace.txt ftrace.txt -o packed.kvmr"),
     add_arguments=_add_arguments,
     run=_run,
