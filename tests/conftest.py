@@ -3,12 +3,17 @@
 Property tests are never judged by time; they draw the same in CI, fresh numbers elsewhere. What sweeps tried is printed. A shell
 starts background jobs with SIGINT ignored, nohup all with SIGHUP ignored, and children inherit that: the programs under test get
 both as on a terminal, while a run of the tests under nohup goes on without its terminal.
+
+Tests have no compiled loop over hot rows, whether one is installed or not, but those that ask for it: see compiled_loop.py. What
+they show of the other rules would be shown of the loop instead.
 """
 
 import os
 import signal
 
 from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("KVM_REPLAY_PURE", "1")
 
 settings.register_profile(
     "kvm-replay",

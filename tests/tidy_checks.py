@@ -29,7 +29,8 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "live": (*VOCABULARY, "sources"),  # a source that makes its own recording: it borrows the numbers of the ioctls
     "generate": VOCABULARY,
     "record": (*VOCABULARY, "recording", "sources", "live"),
-    "kvm": VOCABULARY,
+    "native": (),
+    "kvm": (*VOCABULARY, "native"),
     "engine": (*VOCABULARY, "kvm"),
     "analyses": (*VOCABULARY, "kvm", "engine"),
     "report": (*VOCABULARY, "kvm", "engine", "analyses"),

@@ -10,7 +10,8 @@ from typing import Final
 
 from replay.version import VERSION
 
-ROOMS: Final = ("engine", "events", "kvm", "recording")
+ROOMS: Final = ("engine", "events", "kvm", "native", "recording")
+SUFFIXES: Final = (".py", ".c")
 MODULES: Final = ("header.py", "runs.py", "units.py")
 
 
@@ -19,7 +20,8 @@ def maker() -> str:
     home = Path(__file__).resolve().parent.parent
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for path in [home / name for name in MODULES] + [path for room in ROOMS for path in sorted((home / room).glob("*.py"))]:
+        rooms = [path for room in ROOMS for path in sorted((home / room).iterdir()) if path.suffix in SUFFIXES]
+        for path in [home / name for name in MODULES] + rooms:
             digest.update(f"{path.relative_to(home)}\0".encode())
             digest.update(path.read_bytes() + b"\0")
     except OSError:

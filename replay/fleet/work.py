@@ -63,7 +63,7 @@ def engine_version() -> str:
     """
     digest, root = hashlib.sha256(), Path(__file__).resolve().parent.parent
     files = sorted(path for room in _ANSWERING for path in (root / room).glob("**/*.py"))
-    files += sorted(root.glob("*.py"))
+    files += [*sorted(root.glob("*.py")), *sorted(root.glob("native/*.[cp]*"))]
     for path in files if root.is_dir() else ():
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{VERSION}+{digest.hexdigest()[:12]}" if files else VERSION

@@ -194,7 +194,7 @@ def _made(request: Request, what: int, born: int, arch: Arch | None = None) -> M
         if what & _TRACKED:
             arch.gfn_write_track = made[-1]
             arch.counts = Counters(allocator.counters, request.base_gfn, request.npages)
-            vm.spaces[request.as_id].layout = None
+            vm.spaces[request.as_id].forget_layout()
         end = len(made) - bool(what & _TRACKED)
         first = end - KVM_NR_PAGE_SIZES + 1
         arch.lpage_info = list[Allocation | None](made[first:end])

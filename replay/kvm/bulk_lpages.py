@@ -69,7 +69,7 @@ def move_level_ones(rows: Rows, order: Sorted, place: Any, layout: Layout, table
     doubtful = (before < downs).nonzero()[0]
     if len(doubtful) and not all(vm.lpage_warned for vm in rows.vms):
         lowest = _lowest(first.cumsum() - 1, order.numbers(at), down, doubtful)
-        _note_fallen(parts, region, doubtful[before.take(doubtful) + lowest < 0])
+        _note_fallen(parts, region, doubtful[before.take(doubtful) + lowest < 0], table)
     before += change
     for moves, chunk, part in parts:
         chunk[cells[part]] = before[part]
@@ -113,12 +113,13 @@ def _parts(slots: list[Memslot], where: Any, region: Any, table: Table) -> Itera
             yield moves, np.frombuffer(moves.chunk(number), np.int32), slice(low, high)
 
 
-def _note_fallen(parts: list[tuple[LpageMoves, Any, slice]], region: Any, fell: Any) -> None:
+def _note_fallen(parts: list[tuple[LpageMoves, Any, slice]], region: Any, fell: Any, table: Table) -> None:
     """Note the groups whose moves were below zero within the run."""
     for group, name in zip(fell.tolist(), region.take(fell).tolist(), strict=True):
         moves = next(moves for moves, _chunk, part in parts if part.start <= group < part.stop)
         if name not in moves.fallen:
             moves.fallen |= {name}
+            table.epoch += 1
 
 
 def _lowest(group: Any, number: Any, down: Any, wanted: Any) -> Any:
@@ -159,6 +160,7 @@ def move_refused(
         moves.bump(region, 1 if over else -1, digesting=table.digesting)
         if not over and region not in moves.fallen:
             moves.fallen |= {region}  # it may have been below 0 in between
+            table.epoch += 1
 
 
 def lpage_log(rows: Rows, layout: Layout, table: Table) -> list[tuple[int, str]]:

@@ -27,6 +27,7 @@ BULK_AFTER_ROWS: Final = 30_000
 _STEPS: Final = {ADD: 1, REMOVE: -1, ACCOUNT: 1, UNACCOUNT: -1}
 _Fold = Callable[[Machine, Run, int], RunOutcome | None]
 _BULK: Final[list[_Fold]] = []
+_COMPILED: Final[list[_Fold | None]] = []
 
 
 def fold_run(machine: Machine, run: Run, first: int) -> RunOutcome:
@@ -92,7 +93,7 @@ def fold_rows(machine: Machine, columns: Sequence[Sequence[int]], first: int, *,
                     cells[cell] = count + step
                     continue
         machine.allocator.event = first + row
-        _ROWS[kind](vm, row, as_id, gfn, level, outcome)
+        ROWS[kind](vm, row, as_id, gfn, level, outcome)
         if machine.log.new or arch.lpage_moves.fallen:
             _note(machine, near, arch, (row, kind), outcome)
     outcome.taken = machine.allocator.taken
@@ -119,13 +120,18 @@ def _numbers(column: Sequence[int]) -> Sequence[int]:
 
 
 def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
-    """Apply a run by the rule that is faster for it; both give the same. Raises EventError for a VM that is not there.
+    """Apply a run by the rule that is fastest for it; all give the same. Raises EventError for a VM that is not there.
 
-    The bulk rule needs numpy, which takes as long to import as the scalar rule takes for some ten thousand rows, so it waits
-    for as many, unless it is there already; and it costs as much a run as the scalar rule for some 250 rows.
-    Source: see the module.
+    The compiled loop comes first, where it was built: see compiled.py. The bulk rule needs numpy, which takes as long to import
+    as the scalar rule takes for some ten thousand rows, so it waits for as many, unless it is there already; and it costs as much
+    a run as the scalar rule for some 250 rows. Source: see the module.
     """
     machine.hot_rows += len(run)
+    compiled = _compiled()
+    if compiled is not None:
+        outcome = compiled(machine, run, first)
+        if outcome is not None:
+            return outcome
     if len(run) >= BULK_ROWS_LEAST and (_BULK or machine.hot_rows >= BULK_AFTER_ROWS):
         outcome = _bulk()(machine, run, first)
         if outcome is not None:
@@ -153,6 +159,15 @@ def _bulk() -> _Fold:
 
         _BULK.append(fold_bulk)
     return _BULK[0]
+
+
+def _compiled() -> _Fold | None:
+    """Return the compiled loop's rule, None where there is no such loop."""
+    if not _COMPILED:
+        from replay.kvm.compiled import LOOP, fold_compiled
+
+        _COMPILED.append(None if LOOP[-1] is None else fold_compiled)
+    return _COMPILED[0]
 
 
 def _hold(driver: Table, vm: Vm, gfn: int, step: int) -> None:
@@ -196,7 +211,7 @@ def _guest_write(vm: Vm, row: int, as_id: int, gfn: int, _level: int, outcome: R
         outcome.tracked_writes.append(row)
 
 
-_ROWS: Final[dict[int, Callable[[Vm, int, int, int, int, RunOutcome], None]]] = {
+ROWS: Final[dict[int, Callable[[Vm, int, int, int, int, RunOutcome], None]]] = {
     ADD: _add,
     REMOVE: _remove,
     QUERY: _query,

@@ -75,7 +75,7 @@ class Table:
         self.waiting: list[tuple[Any, int, int]] | None = None
         """Within an event of several lanes: what is to be dropped; None while it is dropped at once."""
         self._free_leaves = array("i")
-        self._free_nodes: list[int] = []
+        self._free_nodes = array("i")
         self._free_roots: dict[int, list[int]] = {}
 
     def take_roots(self, length: int) -> Roots:
@@ -108,6 +108,17 @@ class Table:
         taken = self._free_leaves[-count:]
         del self._free_leaves[-count:]
         return taken
+
+    def arrays(self) -> "tuple[array[int], ...]":
+        """Return cells, nodes, roots, homes, and the leaves and nodes that are free, for the compiled loop."""
+        return self.cells, self.nodes, self.roots, self.homes, self._free_leaves, self._free_nodes
+
+    def took(self, leaves: int, nodes: int) -> None:
+        """Note that so many of the free leaves and nodes were linked, from the last ones backwards."""
+        if leaves:
+            del self._free_leaves[-leaves:]
+        if nodes:
+            del self._free_nodes[-nodes:]
 
     def _grow(self, count: int) -> None:
         first = len(self.homes)
@@ -152,13 +163,17 @@ class Table:
 
     def link_nodes(self, roots: list[int]) -> None:
         """Make the nodes of root entries that have none, each once."""
-        missing = len(roots) - len(self._free_nodes)
+        self.make_nodes(len(roots))
+        for root in roots:
+            self.roots[root] = self._free_nodes.pop()
+
+    def make_nodes(self, count: int) -> None:
+        """See to it that so many nodes are free."""
+        missing = count - len(self._free_nodes)
         if missing > 0:
             first = len(self.nodes)
             self.nodes.frombytes(bytes(4 * NODE_LEAVES * missing))
             self._free_nodes.extend(range(first, len(self.nodes), NODE_LEAVES))
-        for root in roots:
-            self.roots[root] = self._free_nodes.pop()
 
     def link_leaf(self, root: int, gfn: int) -> int:
         """Return the first cell of a gfn's leaf under a root entry, making the leaf if there is none."""

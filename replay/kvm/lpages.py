@@ -106,7 +106,10 @@ def update_gfn_disallow_lpage_count(vm: Vm, slot: Memslot, gfn: int, delta: int,
     table = vm.allocator.counters
     moves = own_moves(slot.arch, table)
     if not counted:
+        fallen = moves.fallen
         moves.bump(gfn >> REGION_SHIFT, delta, digesting=table.digesting)
+        if moves.fallen is not fallen:
+            table.epoch += 1
     if vm.lpage_warned or not moves.fallen:
         return
     for shift in SHIFTS:

@@ -102,6 +102,8 @@ class Machine:
         self.vms: dict[int, Vm] = {}
         self.gone: dict[int, None] = {}
         self.hot_rows = 0
+        self.compiled: Any = None
+        """What compiled.py knows of the VMs of the last run."""
         self.layout: Any = None
         """What bulk.py has joined of the slots for its own use; see layout.py."""
 

@@ -25,8 +25,14 @@ class Memslots:
         self._active = 0
         self.layout: Any = None
         """What bulk.py has worked out of the slots for its own use; see layout.py."""
+        self.packed: Any = None
+        """What the compiled loop knows of the slots; see compiled.py."""
         self.near: dict[int, Any] = {}
         """What the scalar rule knows of it between runs, by the as_id of rows; see near.py."""
+
+    def forget_layout(self) -> None:
+        """Forget what was worked out of the slots, as one got its array: nothing else of the space says so."""
+        self.layout = self.packed = None
 
     def __len__(self) -> int:
         return len(self._by_id)

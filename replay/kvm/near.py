@@ -101,7 +101,7 @@ class Near(dict[int, Known]):
 
     def _make_room(self, vm: Vm, as_id: int, near: NearSpace) -> None:
         """See to it that external users have counters of all gfns that are known."""
-        if self._external and near.top_gfn and _tracks(vm, as_id):
+        if self._external and near.top_gfn and tracks(vm, as_id):
             vm.external_adds.own()
             vm.external_adds.cover(near.top_gfn - 1)
 
@@ -138,7 +138,7 @@ def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
     slots = space.by_base()
     if len(slots) * _ROWS_A_SLOT > rows or any(slot.arch.gfn_write_track is None or may_warn(vm, slot) for slot in slots):
         return NearSpace(space.generation, vm.allocator.counters.epoch)
-    tracks, reads, gap = _tracks(vm, as_id), _reads(vm), unusual(vm)
+    may_track, reads, gap = tracks(vm, as_id), _reads(vm), unusual(vm)
     edges, counters = list[int](), list[tuple[Counters, int]]()
     places: list[Place | None] = [gap]
     for slot in slots:
@@ -147,7 +147,7 @@ def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
         own_moves(slot.arch, vm.allocator.counters)
         bias, end_gfn = counts.bias, slot.end_gfn
         edges += (slot.base_gfn, end_gfn)
-        places += ((vm, bias, tracks, reads, slot.arch), gap)
+        places += ((vm, bias, may_track, reads, slot.arch), gap)
         counters.append((counts, bias))
     near = NearSpace(space.generation, vm.allocator.counters.epoch, (edges, places), counters, edges[-1] if edges else 0)
     near.archs = [slot.arch for slot in slots]
@@ -158,7 +158,7 @@ def _remember(near: NearSpace, vm: Vm, slot: Memslot, as_id: int) -> Place:
     """Note a slot that counts; what follows it is not known."""
     counts, end_gfn = slot.arch.counts, slot.end_gfn
     own_moves(slot.arch, vm.allocator.counters)
-    place = (vm, counts.bias, _tracks(vm, as_id), _reads(vm), slot.arch)
+    place = (vm, counts.bias, tracks(vm, as_id), _reads(vm), slot.arch)
     edges, places = near.known
     index = bisect_right(edges, slot.base_gfn)
     edges[index:index] = (slot.base_gfn, end_gfn)
@@ -169,11 +169,16 @@ def _remember(near: NearSpace, vm: Vm, slot: Memslot, as_id: int) -> Place:
     return place
 
 
+def reads_both_spaces(vm: Vm) -> bool:
+    """Tell whether reads look into both address spaces. Source: page_track.kvm_gfn_is_write_tracked()."""
+    return vm.nas > 1 and reads_all_address_spaces(vm)
+
+
 def _reads(vm: Vm) -> str:
     """Say which address spaces reads look into."""
-    return BOTH_SPACES if vm.nas > 1 and reads_all_address_spaces(vm) else OWN_SPACE
+    return BOTH_SPACES if reads_both_spaces(vm) else OWN_SPACE
 
 
-def _tracks(vm: Vm, as_id: int) -> bool:
-    """Tell whether external users may track gfns of an address space."""
+def tracks(vm: Vm, as_id: int) -> bool:
+    """Tell whether external users may track gfns of an address space. Source: page_track.external_track()."""
     return has_external_api(vm) and not (as_id and vm.policy.register_checks_mm)

@@ -32,7 +32,7 @@ def write_tracking_alloc(vm: Vm, slot: Memslot, site: str) -> bool:
         slot.arch.gfn_write_track = vm.allocator.vcalloc(site, GFN_WRITE_TRACK, 2 * slot.npages, vm.number, slot.key)
         if slot.arch.gfn_write_track is not None:
             slot.arch.counts = Counters(vm.allocator.counters, slot.base_gfn, slot.npages)
-            vm.spaces[slot.as_id].layout = None
+            vm.spaces[slot.as_id].forget_layout()
     return slot.arch.gfn_write_track is not None
 
 

@@ -3,7 +3,7 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -31,8 +31,11 @@ EVENTS = int(os.environ.get("KVM_REPLAY_BULK_EVENTS", str(USUAL)))
 LOWERED = 3
 
 
-def differences(seed: int, events: int, met: Counter[str], lengths: Sequence[int] = LENGTHS) -> int:
-    """Fold one stream by both rules and assert that they agree after every item; return the hot events folded."""
+Rule = Callable[[Machine, Run, int], RunOutcome | None]
+
+
+def differences(seed: int, events: int, met: Counter[str], rule: Rule = fold_bulk, *, lengths: Sequence[int] = LENGTHS) -> int:
+    """Fold one stream by the scalar rule and another; assert that they agree after every item; return the hot events."""
     rng = random.Random(seed)
     world, profile = World(rng, paired=0.4, lengths=lengths), profile_of(rng, seed)
     scalar, fast = machine_of(profile, seed), machine_of(profile, seed)
@@ -45,7 +48,7 @@ def differences(seed: int, events: int, met: Counter[str], lengths: Sequence[int
         item = items.pop(0) if items else world.run() if rng.random() < 0.6 else world.structural()
         if isinstance(item, Run):
             number, done = number + len(item), done + len(item)
-            _fold_both(scalar, fast, item, number - len(item), met)
+            _fold_both(scalar, fast, item, number - len(item), met, rule)
         else:
             assert scalar.step(item, number).ret == fast.step(item, number).ret
             number += 1
@@ -69,9 +72,9 @@ def counted_digest(machine: Machine) -> int:
     return total % (1 << 64)
 
 
-def _fold_both(scalar: Machine, fast: Machine, run: Run, first: int, met: Counter[str]) -> None:
+def _fold_both(scalar: Machine, fast: Machine, run: Run, first: int, met: Counter[str], rule: Rule = fold_bulk) -> None:
     before = state_of(fast)
-    found = fold_bulk(fast, run, first)
+    found = rule(fast, run, first)
     if found is None:
         assert state_of(fast) == before, "None means that nothing was changed"
         met["left to the scalar rule"] += len(run)
@@ -138,7 +141,7 @@ class TestBulkRule:
         for module in (bulk, bulk_pairs, fold, page_track):
             monkeypatch.setattr(module, "U16_MAX", LOWERED)
         met: Counter[str] = Counter()
-        differences(seed, 1500, met, SHORT)
+        differences(seed, 1500, met, lengths=SHORT)
         assert met["folded at once"] + met["left to the scalar rule"] >= 1500
 
     @pytest.mark.parametrize("bits", range(10, 34))
@@ -213,6 +216,7 @@ class TestLoading:
         run = run_of([GuestWrite(vm=0, gfn=Gfn(1))] * fold.BULK_ROWS_LEAST)
         loaded: list[Any] = []
         monkeypatch.setattr(fold, "_BULK", loaded)
+        monkeypatch.setattr(fold, "_COMPILED", [None])
         fold.fold(machine, run, 1)
         assert loaded == []
         fold.use_bulk()

@@ -1,0 +1,363 @@
+"""Fold runs by the compiled loop where it was built: what is usual by native/rows.c, the rest, row by row, by the scalar rule.
+
+The loop and the scalar rule look at the same counters, so each takes over where the other one stopped. It is built when the
+distribution is installed and a C compiler is there; without it, or where it is not wanted (see native/loop.py), the scalar rule
+and the bulk rule give the same results. Source: replay.kvm.fold for the rule.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from replay.kvm.counters import Counters
+from replay.kvm.fold import ROWS, count_changes, fold_rows
+from replay.kvm.kernel_log import BUG, DISABLED, NO_SLOT, OVERFLOW, UNDERFLOW
+from replay.kvm.leaves import Table
+from replay.kvm.lpages import may_warn, own_moves
+from replay.kvm.machine import Machine
+from replay.kvm.memslot import Arch
+from replay.kvm.memslots import Memslots
+from replay.kvm.near import reads_both_spaces, tracks
+from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
+from replay.kvm.run_outcome import RunOutcome
+from replay.kvm.vm import Vm
+from replay.native import loop
+from replay.runs import ACCOUNT, ADD, QUERY, REMOVE, Constant, Run
+from replay.units import EINVAL, U16_MAX, U64_MAX
+
+LOOP: Final[list[Any]] = [loop.LOOP]
+"""The compiled loop, or None."""
+VMS_MOST: Final = 255
+"""VMs of lower numbers are told apart in a byte."""
+LIVE, UNUSUAL = 0, 1
+OFF, TRACKS, TWICE = 1, 2, 4
+LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER = range(5)
+SAID_OFF, SAID_NO_SLOT, SAID_EINVAL, SAID_TRUE, SAID_UNDERFLOW, SAID_OVERFLOW = range(6)
+_PYTHON_ROWS_MOST: Final = 16
+"""After so many rows of a run that were left to Python all that follow are."""
+_LEAVES_LEAST: Final = 64
+_LEAVES_MOST: Final = 4096
+_NODES_MOST: Final = 16
+"""What is made at once when the loop runs out of it, at most."""
+_SLOTS_A_ROW: Final = 4
+"""With more memslots than so many a row the scalar rule finds those of the rows sooner."""
+
+
+@attrs.define(eq=False)
+class Packed:
+    """The memslots of one address space as the loop wants them. raw: (base_gfn, end_gfn, bias, state) of each, by base_gfn.
+
+    counters: of those that count, with the bias that is in raw. usual: all of them count, and none may warn of disallow_lpage.
+    """
+
+    generation: int
+    epoch: int
+    raw: bytes
+    counters: list[tuple[Counters, int]]
+    archs: tuple[Arch, ...]
+    top_gfn: int
+    usual: bool
+
+    def holds(self, vm: Vm, space: Memslots, table: Table) -> bool:
+        """Tell whether it is still so."""
+        if self.generation != space.generation or not self.usual:
+            return False
+        if self.epoch != table.epoch:
+            for counts, bias in self.counters:
+                if counts.bias != bias:
+                    return False
+            if not vm.lpage_warned and any(arch.lpage_moves.fallen for arch in self.archs):
+                return False
+            self.epoch = table.epoch
+        return True
+
+
+def packed(vm: Vm, space: Memslots) -> Packed:
+    """Return the memslots of an address space as they are now. Cost: half a microsecond a memslot where any changed.
+
+    Source: see the module.
+    """
+    table, found = vm.allocator.counters, space.packed
+    if not table.together:
+        _own(space, table)
+    if found is not None and found.holds(vm, space, table):
+        known: Packed = found
+        return known
+    numbers, counters, usual = list[int](), list[tuple[Counters, int]](), True
+    off = not kvm_page_track_write_tracking_enabled(vm)
+    slots = space.by_base()
+    for slot in slots:
+        arch = slot.arch
+        bias = arch.counts.bias if arch.gfn_write_track is not None else 0
+        if arch.gfn_write_track is not None:
+            counters.append((arch.counts, bias))
+            fine = not arch.lpage_moves.fallen or vm.lpage_warned
+        else:
+            fine = off and not may_warn(vm, slot)
+        usual = usual and fine
+        numbers += (slot.base_gfn, slot.base_gfn + slot.npages, bias, LIVE if fine else UNUSUAL)
+    top = slots[-1].end_gfn if slots else 0
+    archs = tuple([slot.arch for slot in slots])
+    raw = array("q", numbers).tobytes()
+    space.packed = made = Packed(space.generation, table.epoch, raw, counters, archs, top, usual)
+    return made
+
+
+def _own(space: Memslots, table: Table) -> None:
+    """Get counters of a lane's own, where no lane writes for all that share them."""
+    for slot in space.by_base():
+        if slot.arch.gfn_write_track is not None:
+            slot.arch.counts.own()
+        own_moves(slot.arch, table)
+
+
+@attrs.define(eq=False)
+class _Known:
+    """What is kept of the VMs that a run named, for the next one. index: a byte for each number, 255 for none of them.
+
+    spaces: both address spaces of each VM, one twice where there is but one; packed: what is known of them; pieces: the same for
+    the loop. states: what of each VM decides the flags in them.
+    """
+
+    numbers: tuple[int, ...]
+    vms: list[Vm]
+    index: bytes
+    spaces: list[tuple[Vm, Memslots]]
+    packed: list[Packed] = attrs.field(factory=list)
+    pieces: tuple[tuple[bytes, int, tuple[Arch, ...]], ...] = ()
+    states: list[tuple[bool, bool, bool]] = attrs.field(factory=list)
+
+    def update(self, table: Table, rows: int) -> bool:
+        """Look again at all that may have changed; False where a run of so many rows is better off with another rule."""
+        states = [
+            (vm.shadow_root_allocated, vm.external_write_tracking_enabled, vm.page_write_tracking_disabled) for vm in self.vms
+        ]
+        if states == self.states and table.together:
+            for of, (_vm, space) in zip(self.packed, self.spaces, strict=True):
+                if of is not space.packed or (of.epoch != table.epoch or of.generation != space.generation) or not of.usual:
+                    break
+            else:
+                return True
+        for _vm, space in self.spaces:
+            if len(space) > rows * _SLOTS_A_ROW and (space.packed is None or space.packed.generation != space.generation):
+                return False
+        if states != self.states:
+            for _vm, space in self.spaces:
+                space.packed = None
+        self.packed = [packed(vm, space) for vm, space in self.spaces]
+        pairs = enumerate(zip(self.packed, self.spaces, strict=True))
+        self.pieces = tuple([(of.raw, _flags(vm, place & 1), of.archs) for place, (of, (vm, _space)) in pairs])
+        self.states = states
+        return True
+
+    @property
+    def usual(self) -> bool:
+        """Whether all memslots are usual."""
+        return all(of.usual for of in self.packed)
+
+
+def _flags(vm: Vm, high: int) -> int:
+    """Return what the loop must know of an address space, as rows with an as_id of 0, or above it, find it."""
+    off = not kvm_page_track_write_tracking_enabled(vm)
+    return OFF * off | TRACKS * tracks(vm, high) | TWICE * reads_both_spaces(vm)
+
+
+def _known(machine: Machine, run: Run) -> _Known | None:
+    """Return the VMs of a run; None where the loop can not tell them apart, or one is not there."""
+    numbers, known = run.vms(), machine.compiled
+    if known is None or known.numbers != numbers or any(machine.vms.get(vm.number) is not vm for vm in known.vms):
+        if numbers[-1] >= VMS_MOST or not all(number in machine.vms for number in numbers):
+            return None
+        index = bytearray(b"\xff") * 256
+        for place, number in enumerate(numbers):
+            index[number] = place
+        vms = [machine.vms[number] for number in numbers]
+        spaces = [(vm, space) for vm in vms for space in (vm.spaces[0], vm.spaces[-1])]
+        machine.compiled = known = _Known(numbers, vms, bytes(index), spaces)
+    found: _Known = known
+    return found
+
+
+class _Fold:
+    """One run on its way through the loop."""
+
+    def __init__(self, machine: Machine, run: Run, first: int, known: _Known) -> None:
+        self.machine, self.run, self.first, self.known = machine, run, first, known
+        self.columns = tuple([_column(column) for column in (run.kind, run.vm, run.as_id, run.gfn, run.level)])
+        self.table, self.driver = machine.allocator.counters, machine.allocator.driver_counts
+        self.outcome = RunOutcome()
+        self.parts: list[tuple[bytes, bytes]] = []
+        self.python_rows = 0
+
+    def go(self) -> RunOutcome:
+        """Fold all rows."""
+        row, rows = 0, len(self.run)
+        self.table.make_room(min(rows, _LEAVES_LEAST))
+        while row < rows and self.python_rows < _PYTHON_ROWS_MOST:
+            row, left = self._loop(row, rows)
+            if left == LEFT_PYTHON:
+                self._by_python(row)
+                row += 1
+                self.known.update(self.table, rows)
+            elif left:
+                self._make_room(left, rows - row)
+        if row < rows:
+            self._rest(row)
+        self._say()
+        return self.outcome
+
+    def _make_room(self, left: int, rows: int) -> None:
+        """Make what the loop ran out of: leaves and nodes of counters, or room for what external users hold."""
+        if left == LEFT_COVER:
+            for of, (vm, _space) in zip(self.known.packed, self.known.spaces, strict=True):
+                vm.external_adds.own()
+                vm.external_adds.cover(max(of.top_gfn - 1, 0))
+            return
+        table = self.table if left == LEFT_LEAVES else self.driver
+        table.make_room(min(rows, _LEAVES_MOST))
+        table.make_nodes(min(rows, _NODES_MOST))
+
+    def _loop(self, row: int, rows: int) -> tuple[int, int]:
+        """Run the loop from a row on; return the row that it left, and why."""
+        known, table, driver = self.known, self.table, self.driver
+        facts = array("q")
+        for vm in known.vms:
+            held = vm.external_adds
+            if held.roots.owners > 1:
+                held.own()
+            facts.extend((vm.indirect_shadow_pages, held.roots.start, held.roots.length, vm.lpage_warned, 0))
+        digests = array("Q", bytes(8 * self._slots())) if table.digesting else None
+        row, left, hits, said, tally, adds, removes, taken = LOOP[-1].fold(
+            self.columns, row, rows, known.pieces, known.index, facts, table.arrays(), driver.arrays(), digests, U16_MAX
+        )
+        table.took(taken[0], taken[1])
+        driver.took(taken[2], taken[3])
+        if hits or said:
+            self.parts.append((hits, said))
+        outcome = self.outcome
+        outcome.adds += adds
+        outcome.removes += removes
+        if said:
+            self._count(tally)
+        for place, vm in enumerate(known.vms):
+            vm.indirect_shadow_pages = facts[5 * place]
+            if facts[5 * place + 4] and vm.policy.bug_when_disabled:
+                vm.vm_bugged = True
+        if digests is not None:
+            self._roll(digests)
+        return row, left
+
+    def _slots(self) -> int:
+        return sum(len(of.archs) for of in self.known.packed)
+
+    def _external(self) -> bool:
+        kinds = self.run.kinds()
+        return ADD in kinds or REMOVE in kinds
+
+    def _count(self, tally: Sequence[int]) -> None:
+        """Count the warnings of some rows."""
+        counts = self.machine.log.counts
+        for said, reason in self._reasons().items():
+            if tally[said]:
+                counts[reason] = counts.get(reason, 0) + tally[said]
+
+    def _reasons(self) -> dict[int, str]:
+        off = BUG if self.machine.policy.bug_when_disabled else DISABLED
+        return {SAID_OFF: off, SAID_NO_SLOT: NO_SLOT, SAID_UNDERFLOW: UNDERFLOW, SAID_OVERFLOW: OVERFLOW}
+
+    def _roll(self, digests: "array[int]") -> None:
+        """Take what changed into the digests of the memslots."""
+        archs = (arch for of in self.known.packed for arch in of.archs)
+        for arch, delta in zip(archs, digests, strict=True):
+            if delta:
+                roots = arch.counts.roots
+                roots.digest = roots.digest + delta & U64_MAX
+
+    def _by_python(self, row: int) -> None:
+        """Fold one row by the functions that model the kernel's."""
+        run, log = self.run, self.machine.log
+        self.python_rows += 1
+        self.machine.allocator.event = self.first + row
+        kind, level = run.kind[row], run.level[row]
+        log.new = []
+        ROWS[kind](self.machine.vms[run.vm[row]], row, run.as_id[row], run.gfn[row], level, self.outcome)
+        if kind < QUERY or (kind >= ACCOUNT and level > 1 and NO_SLOT not in log.new):
+            up = kind in (ADD, ACCOUNT)
+            self.outcome.adds += up
+            self.outcome.removes += not up
+        self.outcome.log.extend((row, reason) for reason in log.new)
+        log.new = []
+
+    def _rest(self, row: int) -> None:
+        """Fold all rows from one on by the scalar rule."""
+        part = self.run.select(range(row, len(self.run)))
+        columns = (part.kind, part.vm, part.as_id, part.gfn, part.level)
+        done = fold_rows(self.machine, columns, self.first + row, external=self._external())
+        count_changes(part, done)
+        mine = self.outcome
+        mine.adds, mine.removes = mine.adds + done.adds, mine.removes + done.removes
+        mine.log += [(row + at, reason) for at, reason in done.log]
+        mine.rets |= {row + at: ret for at, ret in done.rets.items()}
+        mine.tracked_writes += [row + at for at in done.tracked_writes]
+
+    def _say(self) -> None:
+        """Take what the loop said of rows into the outcome, when somebody asks for it."""
+        outcome, parts = self.outcome, self.parts
+        log, rets, writes = outcome.log, outcome.rets, outcome.tracked_writes
+        hits = any(hit for hit, _said in parts)
+        said = any(one for _hit, one in parts)
+        later: dict[str, Any] = {}
+        if hits:
+            later["tracked_writes"] = lambda: sorted([*writes, *_numbers([hit for hit, _said in parts])])
+        if said:
+            reasons = self._reasons()
+            later["log"] = lambda: _log(parts, reasons, log)
+            later["rets"] = lambda: _rets(parts, rets)
+        outcome.later(later)
+
+
+def _numbers(parts: Sequence[bytes]) -> "array[int]":
+    return array("i", b"".join(parts))
+
+
+def _pairs(parts: Sequence[tuple[bytes, bytes]]) -> "zip[tuple[int, int]]":
+    """Return (row, what was said) in order of the rows."""
+    numbers = _numbers([said for _hit, said in parts])
+    return zip(numbers[::2], numbers[1::2], strict=True)
+
+
+def _log(parts: Sequence[tuple[bytes, bytes]], reasons: dict[int, str], more: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    found = [(row, reasons[said]) for row, said in _pairs(parts) if said in reasons]
+    return sorted([*found, *more], key=lambda one: one[0]) if more else found
+
+
+def _rets(parts: Sequence[tuple[bytes, bytes]], more: dict[int, int]) -> dict[int, int]:
+    values = {SAID_EINVAL: -EINVAL, SAID_TRUE: 1}
+    found = {row: values[said] for row, said in _pairs(parts) if said in values} | more
+    return {row: found[row] for row in sorted(found)} if more else found
+
+
+def _column(column: Sequence[int]) -> Any:
+    """Return a column as the loop takes it: a number, or bytes of unsigned integers."""
+    if isinstance(column, Constant):
+        return column.number
+    return column if isinstance(column, memoryview) else array("Q", column)
+
+
+def fold_compiled(machine: Machine, run: Run, first: int) -> RunOutcome | None:
+    """Apply a run whose first row is event `first`; None, and nothing is changed, when it needs another rule.
+
+    Cost: 5 to 40 ns a row and 20 us a run. Source: see the module.
+    """
+    if machine.policy.at_first_add:
+        return None  # its arrays come within runs
+    known = _known(machine, run)
+    if known is None:
+        return None
+    if not known.update(machine.allocator.counters, len(run)) or not known.usual:
+        return None
+    machine.allocator.begin(first)
+    machine.log.new = []
+    return _Fold(machine, run, first, known).go()

@@ -1,0 +1,705 @@
+/*
+ * The scalar rule of replay/kvm/fold.py for what is usual, compiled: the same counters, row by row, in the same order.
+ *
+ * Optional: where it was not built, or a row is unusual, Python does the same. fold.py is the specification; whatever this loop is
+ * not sure of it hands back (the row's number and LEFT_PYTHON), having changed nothing for that row. It keeps no state between
+ * calls and allocates only what it returns. All places that it computes are held against the lengths of the arrays.
+ *
+ * Source of each kind's effect: replay/kvm/fold.py, page_track.py, mmu.py, lpages.py, with the kernel functions that they cite.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#define ROWS_API 1 /* what compiled.py expects; to be raised with any change of arguments or results */
+
+enum { ADD = 64, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT };
+enum { LIVE, UNUSUAL }; /* state of a memslot's place */
+enum { OFF = 1, TRACKS = 2, TWICE = 4 }; /* flags of an address space: see compiled.py */
+enum { LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER };
+enum { SAID_OFF, SAID_NO_SLOT, SAID_EINVAL, SAID_TRUE, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_KINDS };
+enum { BLOCK = 64, CHUNKS = 64 };
+enum { LEAF_SHIFT = 7, NODE_SHIFT = 16, LEAF_MASK = 127, NODE_MASK = 511 };
+enum { REGION_SHIFT = 9, CHUNK_SHIFT = 12, CHUNK_MASK = 4095 };
+
+struct place { /* one memslot; compiled.py packs them by first gfn */
+	uint64_t base_gfn, end_gfn;
+	int64_t bias, state;
+};
+
+struct space { /* one address space, as rows of one VM and as_id find it */
+	const struct place *places;
+	const struct place *near;
+	int64_t count, flags, first; /* first: number of its first memslot among those of all spaces */
+	PyObject *archs;
+};
+
+struct facts { /* of one VM; moves in and out */
+	int64_t pages, held_root, held_roots, warned, bugged;
+};
+
+struct table {
+	Py_buffer cells, nodes, roots, homes, free_leaves, free_nodes;
+	Py_ssize_t leaves, nodes_taken;
+	int none_left; /* what is said when leaves or nodes run out */
+};
+
+struct chunk { /* moves of 8 GiB of one memslot, as it was found in this call */
+	const struct place *place;
+	int64_t number;
+	Py_buffer view;
+};
+
+struct column {
+	Py_buffer view;
+	uint64_t number;
+	int constant;
+};
+
+struct work {
+	struct column kind, vm, as_id, gfn, level;
+	struct table counts, held;
+	struct space *spaces;
+	struct facts *facts;
+	struct chunk chunks[CHUNKS];
+	uint64_t *digests;
+	const uint8_t *vm_index; /* VM number to index, 256 of them */
+	int64_t nvms, count_max;
+	int32_t *hits, *said;
+	Py_ssize_t nhits, nsaid;
+	int64_t tally[SAID_KINDS], adds, removes;
+};
+
+static uint64_t mix(uint64_t gfn)
+{
+	gfn *= 0x9E3779B97F4A7C15u;
+	gfn = (gfn ^ gfn >> 32) * 0xD6E8FEB86659FD93u;
+	return gfn ^ gfn >> 29;
+}
+
+/* Columns. */
+
+static int open_column(struct column *column, PyObject *from, Py_ssize_t rows)
+{
+	if (PyLong_Check(from)) {
+		column->constant = 1;
+		column->number = PyLong_AsUnsignedLongLong(from);
+		return PyErr_Occurred() ? -1 : 0;
+	}
+	if (PyObject_GetBuffer(from, &column->view, PyBUF_SIMPLE))
+		return -1;
+	if (rows && column->view.len % rows == 0) {
+		column->number = column->view.len / rows; /* bytes of an item */
+		if (column->number == 1 || column->number == 2 || column->number == 4 || column->number == 8)
+			return 0;
+	}
+	PyErr_SetString(PyExc_ValueError, "a column has another length than the others");
+	return -1;
+}
+
+#define TAKE(type, into, convert)                                                   \
+	do {                                                                        \
+		const type *from = (const type *)column->view.buf + first;          \
+		for (Py_ssize_t i = 0; i < n; i++) {                                \
+			uint64_t value = from[i];                                   \
+			into[i] = convert;                                          \
+		}                                                                   \
+	} while (0)
+
+#define TAKE_ANY(into, convert)                                                     \
+	do {                                                                        \
+		if (column->constant) {                                             \
+			uint64_t value = column->number;                            \
+			for (Py_ssize_t i = 0; i < n; i++)                          \
+				into[i] = convert;                                  \
+		} else if (column->number == 1)                                     \
+			TAKE(uint8_t, into, convert);                               \
+		else if (column->number == 2)                                       \
+			TAKE(uint16_t, into, convert);                              \
+		else if (column->number == 4)                                       \
+			TAKE(uint32_t, into, convert);                              \
+		else                                                                \
+			TAKE(uint64_t, into, convert);                              \
+	} while (0)
+
+static void take_wide(const struct column *column, Py_ssize_t first, Py_ssize_t n, uint64_t *into)
+{
+	TAKE_ANY(into, value);
+}
+
+static void take_bytes(const struct column *column, Py_ssize_t first, Py_ssize_t n, uint8_t *into)
+{
+	TAKE_ANY(into, (uint8_t)(value > 255 ? 255 : value));
+}
+
+static void take_above(const struct column *column, Py_ssize_t first, Py_ssize_t n, uint8_t *into, uint64_t limit)
+{
+	TAKE_ANY(into, value > limit);
+}
+
+/* Counters. */
+
+static int open_array(Py_buffer *view, PyObject *from, Py_ssize_t item)
+{
+	if (PyObject_GetBuffer(from, view, PyBUF_WRITABLE))
+		return -1;
+	if (view->itemsize != item) {
+		PyErr_SetString(PyExc_ValueError, "an array of counters has items of another size");
+		return -1;
+	}
+	view->len /= item;
+	return 0;
+}
+
+static int open_table(struct table *table, PyObject *from, Py_ssize_t cell, int none_left)
+{
+	Py_buffer *views[] = {&table->cells, &table->nodes, &table->roots, &table->homes, &table->free_leaves, &table->free_nodes};
+
+	if (!PyTuple_Check(from) || PyTuple_GET_SIZE(from) != 6) {
+		PyErr_SetString(PyExc_TypeError, "a table of counters is six arrays");
+		return -1;
+	}
+	for (int i = 0; i < 6; i++)
+		if (open_array(views[i], PyTuple_GET_ITEM(from, i), i ? 4 : cell))
+			return -1;
+	table->none_left = none_left;
+	return 0;
+}
+
+static void close_table(struct table *table)
+{
+	PyBuffer_Release(&table->cells);
+	PyBuffer_Release(&table->nodes);
+	PyBuffer_Release(&table->roots);
+	PyBuffer_Release(&table->homes);
+	PyBuffer_Release(&table->free_leaves);
+	PyBuffer_Release(&table->free_nodes);
+}
+
+static inline int64_t at32(const Py_buffer *array, int64_t place)
+{
+	return (uint64_t)place < (uint64_t)array->len ? ((const int32_t *)array->buf)[place] : -1;
+}
+
+/* Return the place in nodes where the leaf of a gfn is named; -1 when names lead out of the arrays. */
+static inline int64_t home_of(const struct table *table, int64_t root, uint64_t gfn)
+{
+	int64_t node = at32(&table->roots, root);
+	int64_t home = node + (int64_t)(gfn >> LEAF_SHIFT & NODE_MASK);
+	return node >= 0 && (uint64_t)home < (uint64_t)table->nodes.len ? home : -1;
+}
+
+/* Return the place of a gfn's cell, given its leaf's home; below 128 where there is no leaf; -1 as above. */
+static inline int64_t cell_of(const struct table *table, int64_t home, uint64_t gfn)
+{
+	int64_t cell = at32(&table->nodes, home) | (int64_t)(gfn & LEAF_MASK);
+	return (uint64_t)cell < (uint64_t)table->cells.len ? cell : -1;
+}
+
+/* Give a gfn a leaf: 0, or why it can not be done here. */
+static int link_leaf(struct table *table, int64_t root, uint64_t gfn, int64_t *cell)
+{
+	int32_t *roots = table->roots.buf;
+	Py_ssize_t leaves = table->free_leaves.len - table->leaves, nodes = table->free_nodes.len - table->nodes_taken;
+	if (!leaves || (!roots[root] && !nodes))
+		return table->none_left;
+	int32_t leaf = ((const int32_t *)table->free_leaves.buf)[leaves - 1];
+	int64_t node = roots[root] ? roots[root] : ((const int32_t *)table->free_nodes.buf)[nodes - 1];
+	int64_t home = node + (int64_t)(gfn >> LEAF_SHIFT & NODE_MASK);
+	if (leaf <= 0 || leaf >= table->homes.len || node <= 0 || home >= table->nodes.len ||
+	    ((int64_t)(leaf + 1) << LEAF_SHIFT) > table->cells.len)
+		return LEFT_PYTHON;
+	table->nodes_taken += !roots[root];
+	roots[root] = (int32_t)node;
+	table->leaves++;
+	((int32_t *)table->nodes.buf)[home] = leaf << LEAF_SHIFT;
+	((int32_t *)table->homes.buf)[leaf] = (int32_t)home;
+	*cell = ((int64_t)leaf << LEAF_SHIFT) | (int64_t)(gfn & LEAF_MASK);
+	return 0;
+}
+
+/* Memslots. */
+
+static const struct place *place_of(struct space *space, uint64_t gfn)
+{
+	const struct place *near = space->near;
+	if (near && gfn - near->base_gfn < near->end_gfn - near->base_gfn)
+		return near;
+	int64_t low = 0, high = space->count;
+	while (low < high) {
+		int64_t middle = (low + high) / 2;
+		if (space->places[middle].base_gfn <= gfn)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (!low || gfn >= space->places[low - 1].end_gfn)
+		return NULL;
+	return space->near = space->places + low - 1;
+}
+
+/* Return where the moves of a region of 2 MiB are kept; NULL when Python is to look, with or without an exception. */
+static int32_t *moves_of(struct work *work, const struct space *space, const struct place *place, uint64_t gfn)
+{
+	uint64_t region = gfn >> REGION_SHIFT;
+	int64_t number = (int64_t)(region >> CHUNK_SHIFT);
+	struct chunk *chunk = work->chunks + (((uintptr_t)place >> 5) + (uint64_t)number) % CHUNKS;
+	if (chunk->place != place || chunk->number != number) {
+		PyObject *arch = PyTuple_GetItem(space->archs, place - space->places);
+		PyObject *moves = arch ? PyObject_GetAttrString(arch, "lpage_moves") : NULL;
+		PyObject *array = moves ? PyObject_CallMethod(moves, "chunk", "L", (long long)number) : NULL;
+		PyBuffer_Release(&chunk->view);
+		chunk->place = NULL;
+		if (array && !open_array(&chunk->view, array, 4) && chunk->view.len == 1 << CHUNK_SHIFT) {
+			chunk->place = place;
+			chunk->number = number;
+		}
+		Py_XDECREF(array);
+		Py_XDECREF(moves);
+	}
+	return chunk->place ? (int32_t *)chunk->view.buf + (region & CHUNK_MASK) : NULL;
+}
+
+/* Move disallow_lpage of a region where no counter does: lpages.update_gfn_disallow_lpage_count(). */
+static int move_lpages(struct work *work, const struct space *space, const struct place *place, const struct facts *facts,
+		       uint64_t gfn, int step)
+{
+	if (work->digests)
+		return LEFT_PYTHON;
+	int32_t *moves = moves_of(work, space, place, gfn);
+	if (!moves || (*moves + step < 0 && !facts->warned) || *moves == (step > 0 ? INT32_MAX : INT32_MIN))
+		return LEFT_PYTHON;
+	*moves += step;
+	return 0;
+}
+
+/* Rows. */
+
+static inline void say(struct work *work, Py_ssize_t row, int what)
+{
+	work->said[2 * work->nsaid] = (int32_t)row;
+	work->said[2 * work->nsaid++ + 1] = what;
+	work->tally[what]++;
+}
+
+/* A row on its way: what was found out of it before it is folded, a block at a time, so that memory is asked for early. */
+struct row {
+	uint64_t gfn;
+	struct space *space;
+	struct facts *facts;
+	const struct place *place; /* NULL: no memslot */
+	int64_t home, cell, held_home, held_cell; /* -1: not known, or none */
+	uint8_t kind, deep, external;
+};
+
+static inline int64_t root_of(const struct row *row)
+{
+	return row->place->bias + (int64_t)(row->gfn >> NODE_SHIFT);
+}
+
+static inline int64_t held_root_of(const struct row *row)
+{
+	return row->facts->held_root + (int64_t)(row->gfn >> NODE_SHIFT);
+}
+
+/* Find what external users hold of a gfn after a step, which stays at zero: *cell is -1 where nothing is to be written. */
+static int hold(struct work *work, const struct row *row, int step, int64_t *cell, uint32_t *count)
+{
+	if (row->gfn >> NODE_SHIFT >= (uint64_t)row->facts->held_roots)
+		return LEFT_COVER;
+	int64_t root = held_root_of(row), at = row->held_cell;
+	if (at <= LEAF_MASK)
+		at = cell_of(&work->held, home_of(&work->held, root, row->gfn), row->gfn);
+	if (at < 0)
+		return LEFT_PYTHON;
+	int64_t now = (int64_t)((const uint32_t *)work->held.cells.buf)[at] + step;
+	int left = now > UINT32_MAX ? LEFT_PYTHON : 0;
+	*cell = -1;
+	if (now < 0)
+		return 0;
+	if (!left && at <= LEAF_MASK)
+		left = link_leaf(&work->held, root, row->gfn, &at);
+	*cell = at;
+	*count = (uint32_t)now;
+	return left;
+}
+
+/* Return the place of a row's counter, -1 as in cell_of(). */
+static inline int64_t counter_of(const struct work *work, const struct row *row)
+{
+	if (row->cell > LEAF_MASK)
+		return row->cell;
+	return cell_of(&work->counts, home_of(&work->counts, root_of(row), row->gfn), row->gfn); /* it may have got a leaf */
+}
+
+/* Move a counter by one, and what is held with it: 0, or why the row is left, unchanged. */
+static int change(struct work *work, const struct row *row, Py_ssize_t number, int step)
+{
+	int64_t cell = counter_of(work, row), held = -1;
+	uint32_t count = 0;
+	if (cell < 0)
+		return LEFT_PYTHON;
+	int now = ((const uint16_t *)work->counts.cells.buf)[cell] + step;
+	int refused = now < 0 || now > work->count_max, left = 0; /* WARN: page_track.update_gfn_write_track() */
+	if (refused && !row->facts->warned)
+		return LEFT_PYTHON;
+	if (!refused && cell <= LEAF_MASK)
+		left = link_leaf(&work->counts, root_of(row), row->gfn, &cell);
+	if (!left && row->external)
+		left = hold(work, row, step, &held, &count);
+	if (!left && refused)
+		left = move_lpages(work, row->space, row->place, row->facts, row->gfn, step);
+	if (left)
+		return left;
+	if (held >= 0)
+		((uint32_t *)work->held.cells.buf)[held] = count;
+	if (refused) {
+		say(work, number, step < 0 ? SAID_UNDERFLOW : SAID_OVERFLOW);
+		return 0;
+	}
+	((uint16_t *)work->counts.cells.buf)[cell] = (uint16_t)now;
+	if (work->digests)
+		work->digests[row->space->first + (row->place - row->space->places)] += step > 0 ? mix(row->gfn) : -mix(row->gfn);
+	return 0;
+}
+
+/* Fold an add or a remove of an external user: page_track.external_track(). */
+static int track(struct work *work, const struct row *row, Py_ssize_t number, int step)
+{
+	if (!(row->space->flags & TRACKS))
+		return LEFT_PYTHON;
+	if (!row->place) {
+		say(work, number, SAID_EINVAL);
+		return 0;
+	}
+	if (row->place->state != LIVE)
+		return LEFT_PYTHON;
+	if (!(row->space->flags & OFF))
+		return change(work, row, number, step);
+	int64_t cell;
+	uint32_t count;
+	int left = hold(work, row, step, &cell, &count);
+	if (left)
+		return left;
+	if (cell >= 0)
+		((uint32_t *)work->held.cells.buf)[cell] = count;
+	row->facts->bugged = 1;
+	say(work, number, SAID_OFF);
+	return 0;
+}
+
+/* Fold a shadow page that comes or goes: mmu.account_shadowed(). */
+static int account(struct work *work, const struct row *row, Py_ssize_t number, int step)
+{
+	int left = 0;
+	if (!row->place) {
+		say(work, number, SAID_NO_SLOT);
+		*(step > 0 ? &work->adds : &work->removes) -= row->deep; /* it asks nobody: fold.count_changes() */
+	} else if (row->place->state != LIVE) {
+		left = LEFT_PYTHON;
+	} else if (!row->deep) {
+		left = move_lpages(work, row->space, row->place, row->facts, row->gfn, step);
+	} else if (row->space->flags & OFF) {
+		row->facts->bugged = 1;
+		say(work, number, SAID_OFF);
+	} else {
+		left = change(work, row, number, step);
+	}
+	if (left)
+		return left;
+	row->facts->pages += step;
+	if (row->facts->pages < 0)
+		row->facts->pages = 0;
+	return 0;
+}
+
+/* Fold a read: page_track.kvm_gfn_is_write_tracked(). other: the other address space of the VM. */
+static int look(struct work *work, const struct row *row, struct space *other, Py_ssize_t number)
+{
+	if (row->space->flags & OFF || !row->place)
+		return 0;
+	struct row second = *row;
+	for (int turn = 0; row->place; turn++) {
+		if (row->place->state != LIVE)
+			return LEFT_PYTHON;
+		int64_t cell = counter_of(work, row);
+		if (cell < 0)
+			return LEFT_PYTHON;
+		if (((const uint16_t *)work->counts.cells.buf)[cell]) {
+			if (row->kind == QUERY)
+				say(work, number, SAID_TRUE);
+			else
+				work->hits[work->nhits++] = (int32_t)number;
+			return 0;
+		}
+		if (turn || !(row->space->flags & TWICE))
+			return 0;
+		second.place = place_of(other, row->gfn);
+		second.cell = -1;
+		row = &second;
+	}
+	return 0;
+}
+
+/* Tell whether a row, which the next one takes back, changes nothing: its memslot counts, below the limit. */
+static int takes_back(struct work *work, const struct row *row)
+{
+	if (!row->place || row->place->state != LIVE || (row->external && !(row->space->flags & TRACKS)))
+		return 0;
+	if (!row->deep && !row->external)
+		return 1;
+	if (row->space->flags & OFF)
+		return 0;
+	int64_t cell = counter_of(work, row);
+	return cell >= 0 && ((const uint16_t *)work->counts.cells.buf)[cell] < work->count_max;
+}
+
+struct block {
+	uint64_t gfn[BLOCK];
+	uint8_t kind[BLOCK], vm[BLOCK], high[BLOCK], deep[BLOCK];
+	struct row rows[BLOCK];
+};
+
+static void take_block(struct work *work, struct block *block, Py_ssize_t first, Py_ssize_t n)
+{
+	take_wide(&work->gfn, first, n, block->gfn);
+	take_bytes(&work->kind, first, n, block->kind);
+	take_bytes(&work->vm, first, n, block->vm);
+	take_above(&work->as_id, first, n, block->high, 0);
+	take_above(&work->level, first, n, block->deep, 1);
+}
+
+/* Find memslots and cells of a block's rows; return how many rows are of VMs that are known. */
+static Py_ssize_t find_block(struct work *work, struct block *block, Py_ssize_t n)
+{
+	for (Py_ssize_t i = 0; i < n; i++) {
+		struct row *row = block->rows + i;
+		uint8_t vm = work->vm_index[block->vm[i]];
+		if (vm >= work->nvms)
+			return i;
+		row->gfn = block->gfn[i];
+		row->kind = block->kind[i];
+		row->deep = block->deep[i];
+		row->external = row->kind <= REMOVE;
+		row->facts = work->facts + vm;
+		row->space = work->spaces + 2 * vm + block->high[i];
+		row->place = place_of(row->space, row->gfn);
+		row->home = row->cell = row->held_home = row->held_cell = -1;
+		if (row->place && !(row->space->flags & OFF)) {
+			row->home = home_of(&work->counts, root_of(row), row->gfn);
+			__builtin_prefetch((const int32_t *)work->counts.nodes.buf + row->home);
+		}
+		if (row->external && row->gfn >> NODE_SHIFT < (uint64_t)row->facts->held_roots) {
+			row->held_home = home_of(&work->held, held_root_of(row), row->gfn);
+			__builtin_prefetch((const int32_t *)work->held.nodes.buf + row->held_home);
+		}
+	}
+	for (Py_ssize_t i = 0; i < n; i++) {
+		struct row *row = block->rows + i;
+		if (row->home >= 0) {
+			row->cell = cell_of(&work->counts, row->home, row->gfn);
+			__builtin_prefetch((const uint16_t *)work->counts.cells.buf + row->cell);
+		}
+		if (row->held_home >= 0) {
+			row->held_cell = cell_of(&work->held, row->held_home, row->gfn);
+			__builtin_prefetch((const uint32_t *)work->held.cells.buf + row->held_cell);
+		}
+	}
+	return n;
+}
+
+static inline int is_pair(const struct row *one, const struct row *next)
+{
+	return next->kind == one->kind + 1 && one->gfn == next->gfn && one->space == next->space &&
+	       (one->external || one->deep == next->deep);
+}
+
+static int fold_row(struct work *work, const struct row *row, Py_ssize_t number)
+{
+	int step = row->kind == ADD || row->kind == ACCOUNT ? 1 : -1, left;
+
+	switch (row->kind) {
+	case ADD:
+	case REMOVE:
+	case ACCOUNT:
+	case UNACCOUNT:
+		left = row->external ? track(work, row, number, step) : account(work, row, number, step);
+		if (!left)
+			*(step > 0 ? &work->adds : &work->removes) += row->external || row->deep;
+		return left;
+	case QUERY:
+	case GUEST_WRITE:
+		return look(work, row, work->spaces + ((row->space - work->spaces) ^ 1), number);
+	default:
+		return LEFT_PYTHON;
+	}
+}
+
+/* Fold rows from `first` on; return the one that is left, and why. */
+static Py_ssize_t fold_rows(struct work *work, Py_ssize_t first, Py_ssize_t rows, int *left)
+{
+	struct block block;
+
+	while (first < rows) {
+		Py_ssize_t n = rows - first < BLOCK ? rows - first : BLOCK, i = 0;
+		take_block(work, &block, first, n);
+		Py_ssize_t known = find_block(work, &block, n);
+		while (i < known) {
+			const struct row *row = block.rows + i;
+			if ((row->kind == ADD || row->kind == ACCOUNT) && i + 1 < known && is_pair(row, row + 1) && takes_back(work, row)) {
+				work->adds += row->external || row->deep;
+				work->removes += row->external || row->deep;
+				i += 2;
+				continue;
+			}
+			*left = fold_row(work, row, first + i);
+			if (*left)
+				return first + i;
+			i++;
+		}
+		first += i;
+		if (known < n) {
+			*left = LEFT_PYTHON;
+			return first;
+		}
+	}
+	*left = LEFT_NOTHING;
+	return first;
+}
+
+/* The call. */
+
+static int open_spaces(struct work *work, PyObject *pieces)
+{
+	Py_ssize_t count = PyTuple_Check(pieces) ? PyTuple_GET_SIZE(pieces) : 0;
+	int64_t first = 0;
+	work->spaces = PyMem_Calloc(count + 1, sizeof(*work->spaces));
+	if (!work->spaces) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	for (Py_ssize_t i = 0; i < count; i++) {
+		PyObject *piece = PyTuple_GET_ITEM(pieces, i), *raw, *archs;
+		struct space *space = work->spaces + i;
+		long long flags;
+		if (!PyArg_ParseTuple(piece, "SLO!", &raw, &flags, &PyTuple_Type, &archs))
+			return -1;
+		space->places = (const struct place *)PyBytes_AS_STRING(raw);
+		space->count = PyBytes_GET_SIZE(raw) / (Py_ssize_t)sizeof(struct place);
+		space->flags = flags;
+		space->archs = archs;
+		space->first = first;
+		first += space->count;
+		if (PyTuple_GET_SIZE(archs) != space->count) {
+			PyErr_SetString(PyExc_ValueError, "as many memslots as places");
+			return -1;
+		}
+	}
+	if (count != 2 * work->nvms) {
+		PyErr_SetString(PyExc_ValueError, "two address spaces for each VM");
+		return -1;
+	}
+	return (int)(first > INT32_MAX);
+}
+
+static PyObject *result(struct work *work, Py_ssize_t row, int left)
+{
+	return Py_BuildValue("niy#y#(LLLLLL)LL(nnnn)", row, left, (char *)work->hits, (Py_ssize_t)(4 * work->nhits), (char *)work->said,
+			     (Py_ssize_t)(8 * work->nsaid), (long long)work->tally[SAID_OFF], (long long)work->tally[SAID_NO_SLOT],
+			     (long long)work->tally[SAID_EINVAL], (long long)work->tally[SAID_TRUE],
+			     (long long)work->tally[SAID_UNDERFLOW], (long long)work->tally[SAID_OVERFLOW], (long long)work->adds,
+			     (long long)work->removes, work->counts.leaves, work->counts.nodes_taken, work->held.leaves,
+			     work->held.nodes_taken);
+}
+
+static PyObject *fold(PyObject *self, PyObject *args)
+{
+	struct work work;
+	PyObject *columns[5], *pieces, *counts, *held, *found = NULL;
+	Py_buffer facts = {0}, digests = {0}, index = {0};
+	Py_ssize_t row, rows;
+	int left = 0;
+
+	memset(&work, 0, sizeof(work));
+	PyObject *facts_from, *digests_from, *index_from;
+	long long count_max;
+	if (!PyArg_ParseTuple(args, "(OOOOO)nnOOOOOOL", columns, columns + 1, columns + 2, columns + 3, columns + 4, &row, &rows, &pieces,
+			      &index_from, &facts_from, &counts, &held, &digests_from, &count_max))
+		return NULL;
+	work.count_max = count_max;
+	if (rows < 0 || row < 0 || row > rows || rows > INT32_MAX / 2 || count_max < 0 || count_max > UINT16_MAX) {
+		PyErr_SetString(PyExc_ValueError, "rows out of range");
+		return NULL;
+	}
+	if (open_array(&facts, facts_from, 8) || PyObject_GetBuffer(index_from, &index, PyBUF_SIMPLE))
+		goto done;
+	if (index.len != 256 || facts.len % 5) {
+		PyErr_SetString(PyExc_ValueError, "256 indexes of VMs, and five facts of each VM");
+		goto done;
+	}
+	work.vm_index = index.buf;
+	work.facts = facts.buf;
+	work.nvms = facts.len / 5;
+	if (open_spaces(&work, pieces))
+		goto done;
+	if (digests_from != Py_None) {
+		if (open_array(&digests, digests_from, 8))
+			goto done;
+		work.digests = digests.buf;
+		if (work.nvms && digests.len < work.spaces[2 * work.nvms - 1].first + work.spaces[2 * work.nvms - 1].count) {
+			PyErr_SetString(PyExc_ValueError, "one digest for each memslot");
+			goto done;
+		}
+	}
+	if (open_column(&work.kind, columns[0], rows) || open_column(&work.vm, columns[1], rows) ||
+	    open_column(&work.as_id, columns[2], rows) || open_column(&work.gfn, columns[3], rows) ||
+	    open_column(&work.level, columns[4], rows))
+		goto done;
+	if (open_table(&work.counts, counts, 2, LEFT_LEAVES) || open_table(&work.held, held, 4, LEFT_HELD_LEAVES))
+		goto done;
+	work.hits = PyMem_Malloc(4 * (size_t)(rows - row) + 4);
+	work.said = PyMem_Malloc(8 * (size_t)(rows - row) + 8);
+	if (!work.hits || !work.said) {
+		PyErr_NoMemory();
+		goto done;
+	}
+	row = fold_rows(&work, row, rows, &left);
+	if (!PyErr_Occurred())
+		found = result(&work, row, left);
+done:
+	for (int i = 0; i < CHUNKS; i++)
+		PyBuffer_Release(&work.chunks[i].view);
+	PyBuffer_Release(&work.kind.view);
+	PyBuffer_Release(&work.vm.view);
+	PyBuffer_Release(&work.as_id.view);
+	PyBuffer_Release(&work.gfn.view);
+	PyBuffer_Release(&work.level.view);
+	close_table(&work.counts);
+	close_table(&work.held);
+	PyBuffer_Release(&facts);
+	PyBuffer_Release(&index);
+	PyBuffer_Release(&digests);
+	PyMem_Free(work.spaces);
+	PyMem_Free(work.hits);
+	PyMem_Free(work.said);
+	return found;
+}
+
+static PyMethodDef methods[] = {
+	{"fold", fold, METH_VARARGS, "Fold rows until one is left to Python; see replay/kvm/compiled.py."},
+	{NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kvm_replay_rows", "The scalar rule, compiled.", -1, methods,
+				    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kvm_replay_rows(void)
+{
+	PyObject *made = PyModule_Create(&module);
+	if (made && PyModule_AddIntConstant(made, "API", ROWS_API)) {
+		Py_DECREF(made);
+		return NULL;
+	}
+	return made;
+}
