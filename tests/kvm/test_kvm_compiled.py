@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
-from bulk_worlds import KINDS, machine_of
+from bulk_worlds import KINDS, SHORT, machine_of
 from compiled_loop import loop
 from test_kvm_bulk import EVENTS, LOWERED, USUAL, differences, slots_up_to
 from test_kvm_lanes_together import check
@@ -81,6 +81,15 @@ class TestCompiledRule:
             differences(seed, 1000, met, fold_compiled)
         assert sweeps["done"] > 40
         assert met["folded at once"] > met["left to the scalar rule"]
+
+    @pytest.mark.parametrize("seed", range(16))
+    def test_slots_change_between_runs(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same where runs are short, so that slots, arrays and flags change often between them."""
+        for module in (compiled, fold, page_track):
+            monkeypatch.setattr(module, "U16_MAX", LOWERED)
+        met: Counter[str] = Counter()
+        differences(seed, 1500, met, fold_compiled, lengths=SHORT)
+        assert met["folded at once"] + met["left to the scalar rule"] >= 1500
 
     @pytest.mark.parametrize("most", [0, 1, 1 << 20])
     def test_rows_that_are_left(self, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
