@@ -1,8 +1,9 @@
 """Write a recording block by block, in memory that does not grow with it.
 
 The bytes are a function of header, events and trailer alone: runs that touch are joined and cut anew, so that it does not
-matter in which pieces they came. A block ends when it holds BLOCK_EVENTS events, or when the next piece would take it over
-BLOCK_RAW_BYTES; nothing else ends one. (With compression "zlib" the bytes also depend on the zlib in use.)
+matter in which pieces they came. A block ends when the next row or frame would take it over BLOCK_EVENTS or BLOCK_RAW_BYTES;
+nothing else ends one. So hot events between two structural ones are in one frame unless there are more than BLOCK_EVENTS of
+them: whoever replays them pays for each frame. (With compression "zlib" the bytes also depend on the zlib in use.)
 
 While it is written the file is NAME.part; it gets its name when it is complete. A .part that stays behind is a torn
 recording, readable up to its last whole block. What is not yet in a block is lost with the process: `announce` tells how far
@@ -135,12 +136,14 @@ class Writer(Writing):
         self._end_rows()
         start = 0
         while start < len(run):
-            if self._events - self._block_first == BLOCK_EVENTS.most:
+            if self._run_rows == BLOCK_EVENTS.most:
                 self._end_block()
-            taken = min(len(run) - start, BLOCK_EVENTS.most - (self._events - self._block_first))
+            taken = min(len(run) - start, BLOCK_EVENTS.most - self._run_rows)
+            self._count(taken)
             self._runs.append(run if taken == len(run) else slice_run(run, start, start + taken))
             self._run_rows += taken
-            self._count(taken)
+            if self._segments and self._events - self._block_first > BLOCK_EVENTS.most:
+                self._emit_events(self._events - self._run_rows)
             start += taken
 
     def _count(self, events: int) -> None:

@@ -37,7 +37,7 @@ from replay.header import Header, Trailer
 from replay.recording import JsonlReader, JsonlWriter, KvmrReader, Writer
 from replay.recording.limits import BLOCK_EVENTS, BLOCK_RAW_BYTES
 from replay.recording.writer import slice_run
-from replay.runs import Item, events_of, items_of, run_of
+from replay.runs import Item, Run, events_of, items_of, run_of
 
 
 class TestLossless:
@@ -95,7 +95,7 @@ class TestSameBytes:
         whole = kvmr([Mark(text="first"), *events])
         pieces = [run_of(events[at : at + size]) for at in range(0, len(events), size)]
         assert kvmr_of_items([Mark(text="first"), *pieces]) == whole
-        assert [block.events for block in payloads(whole)] == [0, 16384, 16384, 7233, 0]
+        assert [block.events for block in payloads(whole)] == [0, 1, 16384, 16384, 7232, 0]
 
     def test_one_by_one(self) -> None:
         """Nor does it when every event comes alone."""
@@ -134,6 +134,32 @@ class TestSameBytes:
         data = kvmr([*rows, *hot, *rows])
         assert read(data)[0] == [*rows, *hot, *rows]
         assert [block.events for block in payloads(data)] == [0, 200, 16193, 7, 0]
+
+    @pytest.mark.parametrize("hot", [1, 5, 5000, 8192, 8193, 16383, 16384])
+    def test_runs_stay_whole(self, hot: int) -> None:
+        """A run that fits a block is never cut: where it would go on behind the end of a block, it begins the next one."""
+        columns = run_of([add(vm=0, gfn=i) for i in range(hot)])
+        rounds = max(3, 40000 // hot) if hot > 5 else 3
+        items = [item for number in range(rounds) for item in (Mark(text=str(number)), columns)]
+        data = kvmr_of_items(items)
+        runs = [item for item in KvmrReader(io.BytesIO(data)).items() if isinstance(item, Run)]
+        assert [len(run) for run in runs] == [hot] * rounds
+        events = [block.events for block in payloads(data)][1:-1]
+        assert (sum(events), max(events) <= BLOCK_EVENTS.most) == (rounds * (hot + 1), True)
+        assert all(events[at] + 1 + hot > BLOCK_EVENTS.most for at in range(len(events) - 1)), "blocks are as full as they can be"
+
+    def test_what_can_not_follow_is_written(self) -> None:
+        """A block that a run can not join any more is written at once: no more than two blocks of events are ever held."""
+        announced: list[int] = []
+        with Writer(io.BytesIO(), HEADER, announce=announced.append) as writer:
+            for item in (run_of([add(vm=0, gfn=1)] * 10000), Mark(text=""), run_of([add(vm=0, gfn=1)] * 6383)):
+                writer.write(item)
+            assert announced == []
+            writer.write(add(vm=0, gfn=1))
+            writer.write(run_of([add(vm=0, gfn=1)]))
+            assert announced == [10001]
+            writer.finish(TRAILER)
+        assert announced == [10001, 16386]
 
     def test_most_events(self) -> None:
         """A block ends at its 16384th event, rows and runs together."""
