@@ -58,16 +58,18 @@ def _rules(vm: Vm, *, spaces_matter: bool) -> tuple[object, ...]:
 
 
 def _slots_agree(one: Memslots, other: Memslots) -> bool:
-    if len(one) != len(other):
-        return False
-    for a, b in zip(one.by_base(), other.by_base(), strict=True):
-        if a.base_gfn != b.base_gfn or a.npages != b.npages or a.userspace_addr != b.userspace_addr:
-            return False
-        if (a.arch.gfn_write_track is None) != (b.arch.gfn_write_track is None) or not a.arch.counts.equal(b.arch.counts):
-            return False
-        if not a.arch.lpage_moves.equal(b.arch.lpage_moves):
-            return False
-    return True
+    return len(one) == len(other) and all(map(_slot_agrees, one.by_base(), other.by_base()))
+
+
+def _slot_agrees(a: Memslot, b: Memslot) -> bool:
+    return (
+        a.base_gfn == b.base_gfn
+        and a.npages == b.npages
+        and a.userspace_addr == b.userspace_addr
+        and (a.arch.gfn_write_track is None) == (b.arch.gfn_write_track is None)
+        and a.arch.counts.equal(b.arch.counts)
+        and a.arch.lpage_moves.equal(b.arch.lpage_moves)
+    )
 
 
 def share_counters(group: Sequence[Lane], number: int) -> None:

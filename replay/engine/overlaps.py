@@ -9,6 +9,7 @@ Source: virt/kvm/kvm_main.c kvm_vm_ioctl(), kvm_set_memory_region(): slots_lock 
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final, Protocol
 
 import attrs
@@ -124,11 +125,11 @@ class _Stretch:
 
     def units(self, reach_ns: int | None, later_ns: int | None) -> Iterator[Unit]:
         """Yield the units. reach_ns: when the last call before returned; later_ns: when the first one behind was entered."""
-        latest = _running_max([span.exit_ns for _held, _event, span in self.calls])
-        soonest = _running_max([-span.enter_ns for _held, _event, span in reversed(self.calls)])[::-1]
+        latest = list(accumulate((span.exit_ns for _held, _event, span in self.calls), max))
+        soonest = list(accumulate((span.enter_ns for _held, _event, span in reversed(self.calls)), min))[::-1]
         first = 0
         for index in range(1, len(self.calls) + 1):
-            if index == len(self.calls) or latest[index - 1] <= -soonest[index]:
+            if index == len(self.calls) or latest[index - 1] <= soonest[index]:
                 yield self._unit(first, index, reach_ns, later_ns)
                 first = index
 
@@ -145,13 +146,6 @@ class _Stretch:
             after=tuple(after),
             untried=early or late,
         )
-
-
-def _running_max(values: Sequence[int]) -> list[int]:
-    found: list[int] = []
-    for value in values:
-        found.append(value if not found or value > found[-1] else found[-1])
-    return found
 
 
 Piece = Unit | Held

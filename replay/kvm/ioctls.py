@@ -114,22 +114,26 @@ class _DirtyLogCall:
     as_id: int
     id: int
     slot: Memslot | None
-    first_page: int
-    num_pages: int
-    fault: bool
+    event: DirtyLogGet | DirtyLogClear
+
+    @property
+    def clear(self) -> DirtyLogClear:
+        """The call with its range."""
+        assert isinstance(self.event, DirtyLogClear)
+        return self.event
 
 
 def _range_refused(call: _DirtyLogCall) -> bool:
     assert call.slot is not None
-    rest = call.slot.npages - call.first_page
-    return rest < 0 or call.num_pages > rest or (call.num_pages < rest and call.num_pages & 63 != 0)
+    rest, num_pages = call.slot.npages - call.clear.first_page, call.clear.num_pages
+    return num_pages > rest or (num_pages < rest and num_pages & 63 != 0)
 
 
 _Check = tuple[int, Callable[[_DirtyLogCall], bool]]
 _IDS: Final[_Check] = (EINVAL, lambda call: call.as_id >= call.vm.nas or call.id >= KVM_USER_MEM_SLOTS)
 _MODE: Final[_Check] = (ENXIO, lambda call: not call.vm.bitmap_mode())
 _BITMAP: Final[_Check] = (ENOENT, lambda call: call.slot is None or call.slot.dirty_bitmap is None)
-_FAULT: Final[_Check] = (EFAULT, lambda call: call.fault)
+_FAULT: Final[_Check] = (EFAULT, lambda call: call.event.fault)
 
 # Source: virt/kvm/kvm_main.c kvm_get_dirty_log_protect(), kvm_clear_dirty_log_protect() [6.12]; order seen on 6.18.44.
 # CLEAR reads ALIGN(num_pages, 64) / 8 bytes: of no page it reads nothing, and no pointer is too bad for that (seen on 6.18.44).
@@ -137,10 +141,10 @@ GET_DIRTY_LOG_CHECKS: Final[tuple[_Check, ...]] = (_MODE, _IDS, _BITMAP, _FAULT)
 CLEAR_DIRTY_LOG_CHECKS: Final[tuple[_Check, ...]] = (
     _MODE,
     _IDS,
-    (EINVAL, lambda call: call.first_page & 63 != 0),
+    (EINVAL, lambda call: call.clear.first_page & 63 != 0),
     _BITMAP,
     (EINVAL, _range_refused),
-    (EFAULT, lambda call: call.fault and call.num_pages > 0),
+    (EFAULT, lambda call: call.clear.fault and call.clear.num_pages > 0),
 )
 
 
@@ -155,10 +159,8 @@ def dirty_log(vm: Vm, event: DirtyLogGet | DirtyLogClear) -> int:
         return as_recorded(event.ret)
     as_id, slot_id = event.slot >> 16, event.slot & 0xFFFF
     slot = vm.spaces[as_id].by_id(slot_id) if as_id < vm.nas else None
-    clear = isinstance(event, DirtyLogClear)
-    first, count = (event.first_page, event.num_pages) if isinstance(event, DirtyLogClear) else (0, 0)
-    call = _DirtyLogCall(vm, as_id, slot_id, slot, first, count, event.fault)
-    for errno, refuses in CLEAR_DIRTY_LOG_CHECKS if clear else GET_DIRTY_LOG_CHECKS:
+    call = _DirtyLogCall(vm, as_id, slot_id, slot, event)
+    for errno, refuses in CLEAR_DIRTY_LOG_CHECKS if isinstance(event, DirtyLogClear) else GET_DIRTY_LOG_CHECKS:
         if refuses(call):
             return -errno
     return 0

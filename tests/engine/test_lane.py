@@ -43,6 +43,7 @@ class TestSkipped:
         one = lane("on-demand@tdp=1", machine("6.12", tdp=False))
         replay(one, [CREATE, slot(), ShadowRootAlloc(vm=0, ret=0), ShadowRootAlloc(vm=0, ret=0, nested=True), *TRACKED])
         assert one.skipped == {SKIPPED_SHADOW: 3}
+        assert one.leaves_out_shadow_paging
         (only,) = one.machine.live_vms()
         assert only.shadow_root_allocated
         assert only.indirect_shadow_pages == 1
@@ -54,6 +55,7 @@ class TestSkipped:
         one = lane("on-demand", machine("6.12", tdp=recorded))
         replay(one, [CREATE, slot(), ShadowRootAlloc(vm=0, ret=0), *TRACKED[:1]])
         assert one.skipped == {}
+        assert one.leaves_out_shadow_paging is False
         assert one.machine.vm(0).indirect_shadow_pages == 1
 
     def test_tdp_less_lane_replays_it(self) -> None:

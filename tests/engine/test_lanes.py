@@ -65,6 +65,8 @@ class TestGrammar:
         changed = make_lanes(["all@tdp=0"], machine(release))
         assert [one.name for one in changed] == [f"{name}@tdp=0" for name in names]
         assert [one.profile.tdp for one in changed] == [False] * 7
+        both = make_lanes(["all@tdp=0+smm=0"], machine(release))
+        assert [(one.profile.tdp, one.profile.smm) for one in both] == [(False, False)] * 7
         assert [one.name for one in make_lanes(["6.18", "all"], machine(release))] == ["6.18", *names]
 
     def test_what_can_not_be_built(self) -> None:

@@ -69,6 +69,14 @@ class TestParanoid:
         checked = list(lockstep(iter(items(*STORY)), two_lanes(), paranoid=True))
         assert len(plain) == len(checked) == 6
 
+    def test_who_does_not_ask_does_not_pay(self) -> None:
+        """Unless it is asked for, states are not looked at."""
+        one = lane()
+        steps = lockstep(iter(items(*STORY)), [one])
+        next(steps)
+        one.machine.vm(0).nr_memslot_pages = P
+        assert len(list(steps)) == 5
+
     def test_broken_state_is_named(self) -> None:
         """A state that breaks an invariant ends the replay with event, lane and invariant."""
         one = lane()

@@ -10,12 +10,14 @@ from lane_samples import slot
 
 from replay.engine import overlaps as module
 from replay.engine.explore import Unit
-from replay.engine.overlaps import EVERY_VM, Held, Overlaps
+from replay.engine.overlaps import EVERY_VM, Held, Overlaps, Span, overlap
 from replay.events import AllocFail, Event, Mark, MemoryLimit, Opaque, ShadowPageAccount, Task, VmDestroy
 from replay.runs import COLUMNS, Constant, Item, items_of, run_of
 from replay.units import Gfn
 
 PAGE = ShadowPageAccount(vm=0, gfn=Gfn(1), level=2)
+TIMED = Opaque(vm=0, cmd=1, name="x", task=Task(1, 9), enter_time_ns=1, time_ns=2)
+"""A call with its times that keeps its place."""
 
 
 def call(tid: int, enter: int, leave: int, **more: Any) -> Event:
@@ -69,6 +71,25 @@ class TestUnits:
     def test_nothing_overlaps(self) -> None:
         """Calls that follow one another, or touch, are no unit."""
         assert units([call(n % 2, n, n + 1) for n in range(50)]) == []
+
+    @pytest.mark.parametrize(("other", "expected"), [(4, True), (5, False), (6, False)])
+    def test_touching_ends(self, other: int, *, expected: bool) -> None:
+        """Two calls that touch do not overlap, whichever is named first, nor do two of one thread."""
+        one, two = Span(1, 0, 5), Span(2, other, 9)
+        assert [overlap(one, two), overlap(two, one)] == [expected] * 2
+        assert not overlap(one, Span(1, other, 9))
+
+    def test_alone_before_a_unit(self) -> None:
+        """A call that overlaps none is no unit, also where a unit of its VM follows."""
+        found = units([call(1, 0, 5), call(1, 10, 20), call(2, 15, 25), call(1, 30, 40)])
+        assert shape(found) == [(1, 2)]
+
+    def test_overlaps_what_was_handed_on(self) -> None:
+        """A call that overlaps one that was handed on before it was read is a unit whose orders were not all tried."""
+        marks = [Mark(text="x")] * 20
+        found = units([call(1, 0, 100), *marks, call(2, 50, 60), call(1, 110, 120)], ahead=2)
+        assert shape(found) == [(21,)]
+        assert found[0].untried
 
     @pytest.mark.parametrize("ahead", range(2, 9))
     def test_units_of_two_vms_interleaved(self, ahead: int) -> None:
@@ -126,7 +147,7 @@ class TestUnits:
         events = [harmless, *(call(n, 0, 10, vm=n % 2) for n in range(2))]
         assert keyed(events) == []
 
-    @pytest.mark.parametrize("between", [PAGE, Opaque(vm=0, cmd=1, name="x"), slot(), MemoryLimit(limit_pages=None)])
+    @pytest.mark.parametrize("between", [PAGE, Opaque(vm=0, cmd=1, name="x"), TIMED, slot(), MemoryLimit(limit_pages=None)])
     def test_what_keeps_its_place(self, between: Event) -> None:
         """Hot events of the VM and whatever has no time span part calls; those that overlap across it are marked."""
         events = [call(1, 0, 10), call(2, 0, 12), between, call(3, 5, 20), call(4, 30, 40)]

@@ -1,10 +1,13 @@
 """Promises of what lanes share: who agrees shares its counters, who parts is told so, and nobody is written to by another."""
 
+from typing import Any
+
+import attrs
 import pytest
 from lane_samples import CREATE, lane, machine, replay, slot
 
 from replay.engine.agreement import agree, share_counters, share_slot, share_tables
-from replay.engine.checkpoint import identity_of, key_of
+from replay.engine.checkpoint import checkpoint_of, identity_of, key_of, restore
 from replay.engine.lane import Lane
 from replay.engine.lanes import make_lanes
 from replay.engine.lockstep import RunStep, lockstep
@@ -41,6 +44,14 @@ class TestShareSlot:
         assert share_slot(slots)
         assert {id(one.arch.counts.roots) for one in slots} == {id(slots[0].arch.counts.roots)}
         assert slots[0].arch.counts.roots.owners == 3
+
+    def test_who_stays_behind(self) -> None:
+        """Who goes over to others leaves one owner fewer where it was."""
+        slots = [first_slot(one) for one in alike(3)]
+        assert share_slot(slots[:2])
+        assert share_slot([slots[2], slots[1]])
+        assert [one.arch.counts.roots.owners for one in slots] == [1, 2, 2]
+        assert [one.arch.lpage_moves.owners for one in slots] == [1, 2, 2]
 
     def test_without_arrays(self) -> None:
         """Slots that all have no array agree, and share nothing."""
@@ -131,6 +142,15 @@ class TestWrites:
         one.fold(run_of([WriteTrackAdd(vm=0, gfn=Gfn(gfn), ret=0) for gfn in (1, 2, 2)]), 3)
         assert [dict(first_slot(each).arch.counts) for each in (one, other)] == [{1: 1, 2: 2}, {}]
 
+    def test_a_deleted_slot(self) -> None:
+        """What external users held in a slot that is deleted is held no more, in any of the lanes that shared it."""
+        lanes = [lane(), lane(), lane("on-demand@config=n")]
+        adds = [WriteTrackAdd(vm=0, gfn=Gfn(gfn), ret=0) for gfn in (1, 2, 2)]
+        for _step in lockstep(items_of([*BEGIN, slot(1, base=0x1000), *adds, slot(0, 0)]), lanes):
+            pass
+        assert [dict(one.machine.vm(0).external_adds) for one in lanes] == [{}] * 3
+        assert lanes[0].machine.vm(0).external_adds.roots is lanes[1].machine.vm(0).external_adds.roots
+
     def test_nothing_to_share(self) -> None:
         """A VM that no lane has has nothing to share."""
         lanes = alike()
@@ -146,6 +166,14 @@ class TestLanes:
         steps = list(lockstep(items_of([*BEGIN, WriteTrackQuery(vm=0, gfn=Gfn(1))]), []))
         assert [step.outcomes for step in steps] == [[]] * 4
         assert isinstance(steps[-1], RunStep)
+
+    def test_share_again_behind_a_checkpoint(self) -> None:
+        """Lanes that are made again from a checkpoint count in one table, as they would from the start."""
+        written = checkpoint_of(alike())
+        lanes = [lane(), lane()]
+        restore(lanes, written)
+        assert lanes[0].machine.allocator.counters is lanes[1].machine.allocator.counters
+        assert agree(lanes[0], lanes[1], 0, spaces_matter=True)
 
     def test_nothing_folded(self) -> None:
         """A lane that has replayed no run has no last one."""
@@ -165,3 +193,13 @@ class TestLanes:
         assert identity_of(name) == identity_of(lane())
         others = [lane("on-demand"), lane("eager@tdp=n"), lane(recorded=machine("6.9")), lane("eager@config=n")]
         assert len({key_of(one) for one in [lane(), *others]}) == 5
+
+    @pytest.mark.parametrize(
+        "change", [{"flush_slot": True}, {"external_term": lambda config, _ext, disabled: config and not disabled}]
+    )
+    def test_key_of_changed_rules(self, change: dict[str, Any]) -> None:
+        """A policy that keeps its name and answers otherwise, as a user's file that was changed does, has another key."""
+        rules = lane("eager-6.6").policy
+        policies = (attrs.evolve(rules), attrs.evolve(rules), attrs.evolve(rules, **change))
+        keys = [key_of(make_lanes(["own"], machine(), own={"own": policy})[0]) for policy in policies]
+        assert keys[0] == keys[1] != keys[2]
