@@ -15,6 +15,7 @@ MISMATCHES_MAX: Final = 1000
 AGREES: Final = 0
 CONTRADICTED: Final = 1
 CANNOT_TELL: Final = 3
+CHECK_WORDS: Final = {AGREES: "agrees", CONTRADICTED: "contradicted", CANNOT_TELL: "cannot tell"}
 
 
 @attrs.frozen(kw_only=True)

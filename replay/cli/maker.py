@@ -12,7 +12,7 @@ from replay.version import VERSION
 
 ROOMS: Final = ("engine", "events", "kvm", "native", "recording")
 SUFFIXES: Final = (".py", ".c")
-MODULES: Final = ("header.py", "runs.py", "units.py")
+MODULES: Final = ("header.py", "runs.py", "units.py", "analyses/uncertainty.py")
 
 
 def maker() -> str:

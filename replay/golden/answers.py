@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from replay.analyses.check_report import AGREES, CANNOT_TELL, CONTRADICTED, CheckReport
+from replay.analyses.check_report import CHECK_WORDS, CheckReport
 from replay.analyses.compare_report import Bytes, CompareReport, Fact, LaneReport, PairReport
 from replay.analyses.findings import Finding, Side, Uncertainty
 from replay.recording.golden_lines import INDENT
@@ -20,7 +20,6 @@ FINDINGS_SHOWN: Final = 20
 DIGEST: Final = "digest"
 VERDICT: Final = "verdict"
 AND_MORE: Final = "and more"
-CHECK_WORDS: Final = {AGREES: "agrees", CONTRADICTED: "contradicted", CANNOT_TELL: "cannot tell"}
 _DIGEST_BYTES: Final = 8
 
 Block = list[str]

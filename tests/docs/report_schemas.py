@@ -14,6 +14,7 @@ from replay.analyses.import_report import ImportReport
 from replay.analyses.index_report import IndexReport
 from replay.analyses.info import Info
 from replay.analyses.live_report import LiveReport
+from replay.analyses.minimise_report import MinimiseReport
 from replay.analyses.policy_list import PoliciesReport
 from replay.analyses.state_report import StateReport
 from replay.events import all_kinds
@@ -39,6 +40,7 @@ REPORTS: Final[dict[str, type[Any]]] = {
     "index": IndexReport,
     "verify": VerifyReport,
     "recover": RecoverReport,
+    "minimise": MinimiseReport,
     "generate": GenerateReport,
     "fleet": FleetReport,
 }

@@ -27,6 +27,7 @@ OUTPUTS = {
     "verify": ["verify", str(RECORDING)],
     "recover": ["recover", str(RECORDING), "--output", "saved.kvmr", "--force"],
     "pack": ["pack", str(RECORDING), "--scrub", "--output", "packed.kvmr", "--force"],
+    "minimise": ["minimise", str(RECORDING), "--output", "small.kvmr", "--force", "--profile", "tdp=1"],
     "generate": ["generate", "mixed", "--events", "50", "--output", "made.kvmr", "--force"],
     "fleet": ["fleet", str(RECORDING)],
     "dump": ["dump", str(RECORDING)],

@@ -15,6 +15,7 @@ from replay.cli.verbs.import_ import IMPORT
 from replay.cli.verbs.index import INDEX
 from replay.cli.verbs.info import INFO
 from replay.cli.verbs.live import LIVE
+from replay.cli.verbs.minimise import MINIMISE
 from replay.cli.verbs.pack import PACK
 from replay.cli.verbs.policies import POLICIES_VERB
 from replay.cli.verbs.record import RECORD
@@ -24,5 +25,5 @@ from replay.cli.verbs.verify import VERIFY
 
 VERBS: Final[tuple[Verb, ...]] = (
     *(RECORD, IMPORT, INFO, DUMP, COMPARE, CHECK, GOLDEN, LIVE, STATE, BLAME, COST, POLICIES_VERB, INDEX),
-    *(VERIFY, RECOVER, PACK, GENERATE, FLEET),
+    *(VERIFY, RECOVER, MINIMISE, PACK, GENERATE, FLEET),
 )
