@@ -124,7 +124,7 @@ The recording is read into memory. The same command line gives the same bytes.""
     },
     examples=(
         "kvm-replay minimise boot.kvmr -o small.jsonl --profile tdp=1",
-        "kvm-replay minimise boot.kvmr -o small.kvmr --profile tdp=1 --lanes eager,v1 --format json",
+        "kvm-replay minimise boot.kvmr -o small.kvmr --profile tdp=1,config=y --lanes 6.8,6.9 --format json",
     ),
     add_arguments=_add_arguments,
     run=_run,
