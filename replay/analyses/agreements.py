@@ -11,12 +11,20 @@ from replay.engine.lockstep import RunStep, Step
 from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CREATE, FLAGS_ONLY, MOVE
+from replay.kvm.run_columns import differing
+from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
 from replay.runs import QUERY, REMOVE, Constant, Run
 from replay.units import ESRCH
 
 _WHOLE: Final = -1
 Slots = dict[tuple[int, int], None]  # (as_id, id)
+
+
+def _alike(run: Run, one: RunOutcome, other: RunOutcome) -> bool:
+    """Tell whether a run has the same warnings and results in two lanes."""
+    rows = len(run)
+    return not len(differing(one.warned(rows), other.warned(rows))) and one.rets == other.rets
 
 
 def _tracks_always(lane: Lane) -> bool:
@@ -110,7 +118,7 @@ class Agreements:
     def run(self, step: RunStep) -> None:
         """Take one run."""
         first, wanted = step.outcomes[0], self._wanted(step.run)
-        if not wanted or any((outcome.log, outcome.rets) != (first.log, first.rets) for outcome in step.outcomes):
+        if not wanted or any(outcome is not first and not _alike(step.run, outcome, first) for outcome in step.outcomes):
             return
         for kind in wanted:
             for row in [row for row, one in enumerate(step.run.kind) if one == kind]:

@@ -27,6 +27,7 @@ from replay.analyses.hazards import Hazards
 from replay.analyses.order_report import DEFAULT_BUDGET, REORDERED, OrderGroup
 from replay.analyses.orders import Orders
 from replay.analyses.pair import Pair
+from replay.analyses.pair_runs import RunDifference
 from replay.analyses.state_at import loss_advice
 from replay.analyses.uncertainty import Doubts
 from replay.analyses.verdict import conclude
@@ -147,8 +148,9 @@ class Comparison:
         self._census.run(step, nested_only=self._nested_only)
         self._doubts.run(step)
         self._agreements.run(step)
+        known = list[RunDifference]()
         for index, pair in enumerate(self._pairs, 1):
-            pair.run(step, index)
+            pair.run(step, index, known)
         recorded, _results = step.run.recorded()
         if recorded:
             self._checked = [count + recorded for count in self._checked]

@@ -17,13 +17,28 @@ FINDINGS_KEPT: Final = 20_000
 
 @attrs.define(eq=False)
 class Entry:
-    """One finding, which later events may still complete: where it becomes visible, where the lanes agree again."""
+    """One finding, which later events may still complete: where it becomes visible, where the lanes agree again.
 
-    finding: Finding
+    It is made when somebody reads it: of fields alone, or of a finding and fields that changed since.
+    """
+
+    event: int
+    divergence: str
+    behind_horizon: bool
+    _base: Finding | None
+    _fields: dict[str, Any]
 
     def change(self, **fields: Any) -> None:
         """Replace some fields of the finding."""
-        self.finding = attrs.evolve(self.finding, **fields)
+        self._fields.update(fields)
+        self.divergence = fields.get("divergence", self.divergence)
+
+    @property
+    def finding(self) -> Finding:
+        """The finding as it is now."""
+        fields: dict[str, Any] = {"event": self.event, "behind_horizon": self.behind_horizon, **self._fields}
+        fields["divergence"] = self.divergence
+        return Finding(**fields) if self._base is None else attrs.evolve(self._base, **fields)
 
 
 @attrs.frozen(eq=False)
@@ -69,28 +84,32 @@ class Ledger:
 
     def add(self, finding: Finding) -> Entry:
         """Take a finding; the entry may be changed later."""
-        if self._behind(finding.event):
-            finding = attrs.evolve(finding, behind_horizon=True)
-        entry = Entry(finding)
-        self._keep(entry, finding.divergence, finding)
+        behind = finding.behind_horizon or self._behind(finding.event)
+        return self._take(Entry(finding.event, finding.divergence, behind, finding, {}))
+
+    def add_fields(self, event: int, divergence: str, fields: dict[str, Any]) -> Entry:
+        """Take a finding of which all other fields are given; the entry may be changed later."""
+        return self._take(Entry(event, divergence, self._behind(event), None, fields))
+
+    def _take(self, entry: Entry) -> Entry:
+        self._keep(entry, entry.divergence)
         return entry
 
     def add_later(self, event: int, divergence: str, make: Callable[[], Finding]) -> None:
         """Take a finding that nobody changes; make: words it, the same whenever it is asked."""
-        entry = _Later(event, divergence, self._behind(event), make)
-        self._keep(entry, divergence, entry)
+        self._keep(_Later(event, divergence, self._behind(event), make), divergence)
 
     def _behind(self, event: int) -> bool:
         limit = self._horizon()
         return limit is not None and self.place(event) > self.place(limit)
 
-    def _keep(self, entry: Entry | _Later, divergence: str, counted: Finding | _Later) -> None:
+    def _keep(self, entry: Entry | _Later, divergence: str) -> None:
         entries = self._entries.setdefault(divergence, [])
         if len(entries) < self._kept_most:
             entries.append(entry)
         else:
             self.omitted += 1
-            self._count(self._counts, counted)
+            self._count(self._counts, entry)
 
     def place(self, event: int) -> int:
         """Return a number that grows along the replay: that of the event, but for those that were replayed elsewhere."""
@@ -105,7 +124,7 @@ class Ledger:
         """Return all findings counted by class, weakest class first."""
         counts = {name: attrs.evolve(count) for name, count in self._counts.items()}
         for entry in (entry for entries in self._entries.values() for entry in entries):
-            self._count(counts, entry.finding if isinstance(entry, Entry) else entry)
+            self._count(counts, entry)
         return tuple(
             ClassCount(divergence=name, count=found.count, behind_horizon=found.behind, first_event=found.first)
             for name in CLASSES
@@ -113,7 +132,7 @@ class Ledger:
         )
 
     @staticmethod
-    def _count(counts: dict[str, _Count], finding: Finding | _Later) -> None:
+    def _count(counts: dict[str, _Count], finding: Entry | _Later) -> None:
         found, event = counts.get(finding.divergence), finding.event
         if found is None:
             found = counts[finding.divergence] = _Count(event)

@@ -7,7 +7,7 @@ from replay.analyses.context import Where, result_text, where
 from replay.analyses.findings import LIFETIME_DIFFERS, RESULT_DIFFERS, Side
 from replay.analyses.ledger import FINDINGS_KEPT, Entry
 from replay.analyses.pair_ground import Ground
-from replay.analyses.pair_runs import RunFindings
+from replay.analyses.pair_runs import RunDifference, RunFindings
 from replay.analyses.refusals import Refusal, Refusals, refusal_row
 from replay.analyses.states import RESULT_ONLY
 from replay.engine.lane import Lane, results_agree
@@ -61,12 +61,12 @@ class Pair:
         if states.parted:
             states.step(step.event, lambda: at)
 
-    def run(self, step: RunStep, index: int) -> None:
-        """Take one run."""
+    def run(self, step: RunStep, index: int, known: list[RunDifference]) -> None:
+        """Take one run. known: see `RunFindings.take()`."""
         a, b = step.outcomes[0], step.outcomes[index]
         if a is b and not self._ground.states.parted:
             return  # the lanes agree: one outcome for both
-        self._runs.take(step, a, b)
+        self._runs.take(step, a, b, known)
 
     def finish(self) -> None:
         """Report what is still open at the end of the recording."""

@@ -10,7 +10,7 @@ from replay.analyses.array_findings import Surroundings
 from replay.analyses.arrays import ArrayTracker
 from replay.analyses.catalogue import BOUND, RULES, UNEXPLAINED, VARIANTS, Rule
 from replay.analyses.context import Where
-from replay.analyses.findings import STATE_DIFFERS, Finding, Side
+from replay.analyses.findings import STATE_DIFFERS, Side
 from replay.analyses.ledger import Entry, Ledger
 from replay.analyses.states import States
 from replay.engine.lane import Lane
@@ -32,6 +32,7 @@ class Ground:
         """One of the two is no kernel: arrays alone are compared."""
         self.rows: dict[int, str] = {}
         """VM -> catalogue row of what parted it."""
+        self._rules: dict[str, tuple[str, Rule]] = {}
         self._profile_rule = _profile_rule(reference, other)
         self._parted_at: int | None = None
         self.ledger = Ledger(self.limit, kept, replayed)
@@ -57,6 +58,12 @@ class Ground:
 
     def row_rule(self, row: str) -> tuple[str, Rule]:
         """Return the catalogue row that stands, and its rule: lanes that differ in more than the policy have no row."""
+        found = self._rules.get(row)
+        if found is None:
+            found = self._rules[row] = self._row_rule(row)
+        return found
+
+    def _row_rule(self, row: str) -> tuple[str, Rule]:
         if self.bound:
             return "", BOUND
         if self._profile_rule is not None and (not row or self._other_machine()):
@@ -94,19 +101,19 @@ class Ground:
     def add(self, at: Where, row: str, divergence: str, sides: tuple[Side, ...], cause: tuple[Where, str], **more: Any) -> Entry:
         """Report a finding and compare the VM's state from here on. cause: root-cause event, and why the lanes part there."""
         row, rule = self.row_rule(row)
-        fields: dict[str, Any] = {"title": rule.title, "explanation": rule.explanation, "source": rule.source, "catalogue": row}
-        finding = Finding(
-            event=at.event,
-            kind=at.kind,
-            place=at.place,
-            divergence=divergence,
-            vm=at.vm,
-            sides=sides,
-            root_cause_event=cause[0].event,
-            root_cause=cause[1],
-            **(fields | more),
-        )
-        entry = self.ledger.add(finding)
+        fields: dict[str, Any] = {
+            "kind": at.kind,
+            "place": at.place,
+            "title": rule.title,
+            "explanation": rule.explanation,
+            "source": rule.source,
+            "catalogue": row,
+            "vm": at.vm,
+            "sides": sides,
+            "root_cause_event": cause[0].event,
+            "root_cause": cause[1],
+        }
+        entry = self.ledger.add_fields(at.event, divergence, fields | more)
         if at.vm is not None:
             self.rows.setdefault(at.vm, row)
         return entry

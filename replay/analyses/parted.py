@@ -6,8 +6,8 @@ changed.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
 from typing import Final
 
 from replay.events import Event, MemslotSet
@@ -21,6 +21,8 @@ from replay.units import counted
 
 Cell = tuple[int, int]
 """Address space and gfn of a counter."""
+Page = tuple[int, int, Sequence[int]]
+"""Address space, first gfn, and the counters from there on."""
 
 
 def state_difference(a: Vm, b: Vm) -> dict[str, tuple[str, str]]:
@@ -48,9 +50,18 @@ def _counts(vm: Vm) -> list[str]:
 
 def _cells(vm: Vm) -> Iterator[tuple[int, int, int]]:
     """Yield address space, gfn and count of each counter that is not zero, slot by slot."""
+    return _cells_of(_pages(vm))
+
+
+def _pages(vm: Vm) -> Iterator[Page]:
+    """Yield the counters of each 128 gfns of which one is not zero, slot by slot."""
     for slot in sorted(vm.slots(), key=lambda slot: slot.key):
-        counts = slot.arch.counts
-        yield from ((slot.as_id, slot.base_gfn + index, counts[index]) for index in counts)
+        yield from ((slot.as_id, slot.base_gfn + first, counts) for first, counts in slot.arch.counts.pages())
+
+
+def _cells_of(pages: Iterable[Page]) -> Iterator[tuple[int, int, int]]:
+    for as_id, first, counts in pages:
+        yield from ((as_id, gfn, count) for gfn, count in enumerate(counts, first) if count)
 
 
 def _lpage_moves(vm: Vm) -> list[str]:
@@ -163,7 +174,16 @@ class Difference:
 
     def _cells_differ(self, a: Vm, b: Vm) -> bool:
         """Compare the counters of VMs whose slots differ, and remember one that does."""
-        for pair in zip_longest(_cells(a), _cells(b)):
+        mine, theirs = _pages(a), _pages(b)
+        for one, other in zip_longest(mine, theirs):
+            if one != other:
+                rest = [_cells_of(chain([page] if page else [], pages)) for page, pages in ((one, mine), (other, theirs))]
+                return self._rest_differs(a, b, zip_longest(*rest))
+        return False
+
+    def _rest_differs(self, a: Vm, b: Vm, pairs: Iterable[tuple[tuple[int, int, int] | None, ...]]) -> bool:
+        """Compare counters one by one, slot by slot, of which pages are not the same."""
+        for pair in pairs:
             if pair[0] != pair[1]:
                 cells = [(cell[0], cell[1]) for cell in pair if cell is not None]
                 self._cell = next((cell for cell in cells if _count_at(a, cell) != _count_at(b, cell)), None)
@@ -192,10 +212,12 @@ def _count_at(vm: Vm, cell: Cell) -> int:
 
 def _first_difference(mine: Counters, theirs: Counters) -> int | None:
     """Return the index of a counter that differs, None when all are equal."""
-    if mine.equal(theirs):
+    if mine.roots is theirs.roots:
         return None
-    for counts, others in ((mine, theirs), (theirs, mine)):
-        for index in counts:
-            if counts[index] != others.get(index, 0):
-                return index
+    for pages in zip_longest(mine.pages(), theirs.pages()):
+        if pages[0] != pages[1]:
+            first = min(page[0] for page in pages if page is not None)
+            counts = (page[1] if page is not None and page[0] == first else () for page in pages)
+            apart = [abs(one - other) for one, other in zip_longest(*counts, fillvalue=0)]
+            return first + apart.index(max(apart))  # the one that will be apart for longest, as far as one can tell
     return None

@@ -52,7 +52,9 @@ class States:
         """Compare the VM from here on. owns: fields that part at this event are what the finding says already."""
         if at.vm is None:
             return
-        parted = self._parted.setdefault(at.vm, _Parted(at, entry))
+        parted = self._parted.get(at.vm)
+        if parted is None:
+            parted = self._parted[at.vm] = _Parted(at, entry)
         if owns:
             parted.owner = entry
 

@@ -4,7 +4,6 @@
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -16,6 +15,7 @@ from replay.events import Event, Lost, MemslotSet, NotifierRegister, Opaque, Sha
 from replay.header import Machine, Trailer
 from replay.kvm.kernel_log import GONE, NO_SLOT
 from replay.kvm.machine import Outcome
+from replay.kvm.run_outcome import RunOutcome
 
 _CAP_EFFECT: Final = "it can change dirty bitmaps and KVM's internal memslots, no result and no other array"
 _ORDER: Final = "the recording lacks a call, or its order is wrong"
@@ -158,19 +158,24 @@ class Doubts:
     def run(self, step: RunStep) -> None:
         """Take one run."""
         for index, outcome in enumerate(step.outcomes):
-            if not outcome.log:
+            reasons = outcome.reasons()
+            if NO_SLOT in reasons or GONE in reasons:
+                found = self._lacking(step, index, outcome)
+                if found:
+                    for (number, reason), (count, first) in found.items():
+                        self.add(_LACKING[reason], number, step.first + first, _ORDER, count)
+                    return  # one lane is enough: the recording is the same for all
+
+    def _lacking(self, step: RunStep, index: int, outcome: RunOutcome) -> dict[tuple[int, str], tuple[int, int]]:
+        """Return what a lane says that the recording lacks: by VM and warning, in how many rows, and the first of them."""
+        vm, found, silent = step.run.vm, dict[tuple[int, str], tuple[int, int]](), self._lanes[index].horizon is not None
+        for row, reason in outcome.said(_LACKING):
+            if silent and not self._speaks(index, step.first + row):
                 continue
-            rows = [(row, reason) for row, reason in outcome.log if reason in _LACKING]
-            if self._lanes[index].horizon is not None:
-                rows = [(row, reason) for row, reason in rows if self._speaks(index, step.first + row)]
-            if not rows:
-                continue
-            vm = step.run.vm
-            found = [(vm[row], reason) for row, reason in rows]
-            first = dict(zip(reversed(found), reversed(rows), strict=True))
-            for (number, reason), count in Counter(found).items():
-                self.add(_LACKING[reason], number, step.first + first[number, reason][0], _ORDER, count)
-            return  # one lane is enough: the recording is the same for all
+            key = vm[row], reason
+            known = found.get(key)
+            found[key] = (1, row) if known is None else (known[0] + 1, known[1])
+        return found
 
     def finish(self, trailer: Trailer) -> tuple[Uncertainty, ...]:
         """Return all doubts, by first event."""

@@ -6,11 +6,12 @@ so that event is the lane's horizon.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
 
+from replay.engine.overlay import Piece, chosen, spread
 from replay.engine.rows import chosen_rows, rows_of_vms
 from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc, TssSet, VcpuCreate
 from replay.kvm.allocator import GFN_WRITE_TRACK, Allocation
@@ -73,6 +74,7 @@ class Lane:
         self._no_shadow = recorded_tdp is False and profile.tdp
         # The functions are compiled out from 6.6 on: arch/x86/include/asm/kvm_page_track.h [6.12].
         self._no_external = not profile.config_external_write_tracking and policy.register_checks_mm
+        self._leaves_out = self._no_shadow or self._no_external
 
     def fork(self, vms: Iterable[int]) -> "Lane":
         """Return a copy with some of its VMs, to try structural events on; it has seen no result yet. See kvm/fork.py."""
@@ -96,7 +98,7 @@ class Lane:
         rows = self._kept_rows(run)
         if rows is None:
             return self._last
-        return (run.select(rows), _renumbered(outcome, {row: place for place, row in enumerate(rows)})) if rows else None
+        return (run.select(rows), chosen(outcome, run, rows)) if rows else None
 
     @property
     def left_out(self) -> tuple[bool, bool]:
@@ -131,24 +133,30 @@ class Lane:
             self.unattributed.append(number)
         return outcome
 
-    def fold(self, run: Run, first: int, vms: Sequence[int] | None = None) -> RunOutcome:
-        """Apply a run, or only its rows of some VMs; rows that can not happen under this profile are counted and left out.
-
-        With vms the caller compares the results: `compare_results()`.
-        """
-        rows = self._kept_rows(run)
-        self._count_left_out(run, rows)
-        if vms is not None:
-            rows = rows_of_vms(run, vms, rows)
+    def fold(self, run: Run, first: int) -> RunOutcome:
+        """Apply a run; rows that can not happen under this profile are counted and left out."""
+        rows = self._kept_rows(run) if self._leaves_out else None
         if rows is None:
             outcome = fold(self.machine, run, first)
         else:
-            outcome = _renumbered(fold(self.machine, chosen_rows(run, rows), first), rows) if len(rows) else RunOutcome()
-            for place, made in enumerate(outcome.taken):
-                outcome.taken[place] = self._at(made, first + rows[made.event - first])
-        if vms is None:
-            self.compare_results(run, outcome, first)
+            self._count_left_out(run, rows)
+            outcome = spread(run, self._fold_rows(run, first, rows))
+        self.compare_results(run, outcome, first)
         return outcome
+
+    def fold_vms(self, run: Run, first: int, vms: Sequence[int]) -> Piece:
+        """Apply what a run has of some VMs, and count what this lane leaves out of all of it; results are not compared."""
+        rows = self._kept_rows(run)
+        self._count_left_out(run, rows)
+        return self._fold_rows(run, first, rows_of_vms(run, vms, rows))
+
+    def _fold_rows(self, run: Run, first: int, rows: Sequence[int]) -> Piece:
+        if not len(rows):
+            return Piece(rows, RunOutcome())
+        outcome = fold(self.machine, chosen_rows(run, rows), first)
+        for place, made in enumerate(outcome.taken):
+            outcome.taken[place] = self._at(made, first + rows[made.event - first])
+        return Piece(rows, outcome)
 
     def _at(self, made: Allocation, event: int) -> Allocation:
         """Say of an array that an add of a run made at which event that was."""
@@ -159,8 +167,11 @@ class Lane:
 
     def follow(self, lead: "Lane", run: Run, outcome: RunOutcome, first: int) -> RunOutcome:
         """Take over what a lane that agrees on every VM of a run, and shares its counters, has made of it."""
-        self.leave_out(run)
-        self.take_over(lead, run.vms(), outcome, first)
+        if self._leaves_out:
+            self.leave_out(run)
+        reasons, kinds = outcome.reasons(), run.kinds()
+        moved = reasons or ACCOUNT in kinds or UNACCOUNT in kinds  # else nothing of the VMs can have changed but counters
+        self.take_over(lead, run.vms() if moved else (), reasons, first)
         self.compare_results(run, outcome, first)
         return outcome
 
@@ -173,26 +184,30 @@ class Lane:
         rows = self._kept_rows(run)
         return run if rows is None else chosen_rows(run, rows)
 
-    def take_over(self, lead: "Lane", vms: Sequence[int], outcome: RunOutcome, first: int) -> None:
-        """Take over the state that some VMs have in another lane after a run, and its warnings; counters are shared."""
+    def take_over(self, lead: "Lane", vms: Sequence[int], reasons: Mapping[str, int], first: int) -> None:
+        """Take over the state that some VMs have in another lane after a run, and its warnings; counters are shared.
+
+        reasons: how often each warning was said of these VMs.
+        """
         machine = self.machine
         machine.allocator.begin(first)
         machine.log.new = []
         machine.hot_rows = lead.machine.hot_rows
+        mine, theirs = machine.vms, lead.machine.vms
         for number in vms:
-            if number in machine.vms:
-                vm, model = machine.vms[number], lead.machine.vms[number]
+            if number in mine:
+                vm, model = mine[number], theirs[number]
                 vm.indirect_shadow_pages, vm.vm_bugged = model.indirect_shadow_pages, model.vm_bugged
                 vm.lpage_warned = model.lpage_warned
         counts = machine.log.counts
-        for _row, reason in outcome.log:
-            counts[reason] = counts.get(reason, 0) + 1
+        for reason, count in reasons.items():
+            counts[reason] = counts.get(reason, 0) + count
 
     def compare_results(self, run: Run, outcome: RunOutcome, first: int) -> None:
         """Hold the results of a run against the recorded ones. Cost: proportional to results that are not 0."""
         self._last = run, outcome
         known, recorded = run.recorded()
-        if not known or not any(kind < ACCOUNT for kind in run.kinds()):
+        if not known or min(run.kinds()) >= ACCOUNT:
             return
         for row in sorted(recorded.keys() | outcome.rets.keys()):
             said, kind = run.ret[row], run.kind[row]
@@ -211,7 +226,7 @@ class Lane:
 
     def _kept_rows(self, run: Run) -> Sequence[int] | None:
         """Return the rows that this lane replays, None for all of them."""
-        if not self._no_shadow and not self._no_external:
+        if not self._leaves_out:
             return None
         kinds, lost = run.kinds(), dict[int, bool]()
         if self._no_shadow and not (isinstance(run.nested, Constant) and run.nested.number):
@@ -281,15 +296,3 @@ class _Forced:
         hit = self.array in {"", array}
         self.used |= hit
         return hit
-
-
-def _renumbered(outcome: RunOutcome, numbers: Sequence[int] | dict[int, int]) -> RunOutcome:
-    """Return an outcome with other row numbers: numbers[old] is the new one."""
-    return RunOutcome(
-        log=[(numbers[row], reason) for row, reason in outcome.log],
-        rets={numbers[row]: ret for row, ret in outcome.rets.items()},
-        tracked_writes=[numbers[row] for row in outcome.tracked_writes],
-        adds=outcome.adds,
-        removes=outcome.removes,
-        taken=outcome.taken,
-    )

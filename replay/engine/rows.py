@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-import attrs
-
 from replay.kvm.fold import BULK_ROWS_LEAST, has_bulk
 from replay.runs import COLUMNS, Constant, Run
 
@@ -30,11 +28,12 @@ def rows_of_vms(run: Run, vms: Sequence[int], kept: Sequence[int] | None) -> Seq
 def chosen_rows(run: Run, rows: Sequence[int]) -> Run:
     """Return a run with only some rows, and of those only what a fold looks at."""
     columns: dict[str, Any] = {name: Constant(None, len(rows)) for name in COLUMNS}
-    columns |= {name: _chosen(getattr(run, name), rows) for name in _FOLDED}
-    return attrs.evolve(run, tasks=(), **columns)
+    columns |= {name: chosen_column(getattr(run, name), rows) for name in _FOLDED}
+    return Run(tasks=(), **columns)
 
 
-def _chosen(column: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
+def chosen_column(column: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
+    """Return some rows of a column."""
     if isinstance(column, Constant):
         return Constant(column.number, len(rows))
     if isinstance(rows, memoryview) and isinstance(column, memoryview):

@@ -5,14 +5,14 @@ and the others take over what it found. A structural event on a VM makes its gro
 next run names it. Lanes that parted fold by themselves: exactly what each would do alone, in any case.
 """
 
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from replay.engine.agreement import agree, share_counters, share_slot, share_tables
 from replay.engine.lane import Lane
+from replay.engine.overlay import Piece, chosen, merged, reasons_elsewhere
+from replay.engine.rows import rows_of_vms
 from replay.events import Event, MemslotSet
-from replay.kvm.fold import count_changes
 from replay.kvm.machine import Outcome
 from replay.kvm.memory_region import CREATE, DELETE, MOVE
 from replay.kvm.run_outcome import RunOutcome
@@ -78,25 +78,39 @@ class Together:
 
     def fold(self, run: Run, first: int) -> list[RunOutcome]:
         """Apply a run to all lanes; outcomes may be one object for several lanes."""
-        if len(self.lanes) == 1:
-            return [self._alone(self.lanes[0], run, first)]
-        self._note_spaces(run)
-        by_vm = {number: self._leads.get(number) or self._group(number) for number in run.vms()}
-        patterns = list(dict.fromkeys(by_vm.values()))
+        lanes = self.lanes
+        if len(lanes) == 1:
+            return [_all_alone(lanes[0], run, first)]
+        if not self._spaces_matter:
+            self._note_spaces(run)
+        vms, known = run.vms(), self._leads
+        leads = [known.get(number) or self._group(number) for number in vms]
+        if leads.count(leads[0]) == len(leads):
+            return self._in_groups(leads[0], run, first)
         outcomes: list[RunOutcome] = []
-        common = patterns[0] if len(patterns) == 1 else None
-        for index, lane in enumerate(self.lanes):
-            if common is not None and common[index] != index:
-                lead = common[index]
-                outcomes.append(lane.follow(self.lanes[lead], run, outcomes[lead], first))
-            elif common is not None or all(leads[index] == index for leads in patterns):
-                outcomes.append(self._alone(lane, run, first))
+        seen: dict[Leads, int] = {}
+        for index, heads in enumerate(zip(*leads, strict=True)):
+            same = seen.setdefault(heads, index)
+            if same != index:
+                outcomes.append(lanes[index].follow(lanes[same], run, outcomes[same], first))
+            elif heads.count(index) == len(heads):
+                outcomes.append(_all_alone(lanes[index], run, first))
             else:
-                outcomes.append(self._mixed(index, run, first, by_vm, outcomes))
+                outcomes.append(self._mixed(index, run, first, dict(zip(vms, heads, strict=True)), outcomes))
+        return outcomes
+
+    def _in_groups(self, leads: Leads, run: Run, first: int) -> list[RunOutcome]:
+        """Apply a run to lanes that follow the same leads in all its VMs."""
+        lanes, outcomes = self.lanes, list[RunOutcome]()
+        for index, lead in enumerate(leads):
+            if lead == index:
+                outcomes.append(_all_alone(lanes[index], run, first))
+            else:
+                outcomes.append(lanes[index].follow(lanes[lead], run, outcomes[lead], first))
         return outcomes
 
     def _note_spaces(self, run: Run) -> None:
-        if self._spaces_matter or (isinstance(run.as_id, Constant) and not run.as_id.number):
+        if isinstance(run.as_id, Constant) and not run.as_id.number:
             return
         kinds = run.kinds()
         if (ADD in kinds or REMOVE in kinds) and any(run.as_id):
@@ -115,45 +129,53 @@ class Together:
         self._leads[number] = tuple(leads)
         return self._leads[number]
 
-    def _alone(self, lane: Lane, run: Run, first: int, vms: Sequence[int] | None = None) -> RunOutcome:
-        """Fold a run, or its rows of some VMs, for a lane and those that follow it."""
-        tables = (lane.machine.allocator.counters, lane.machine.allocator.driver_counts)
-        for table in tables:
-            table.together = True  # groups share with nobody else: see share_counters()
-        try:
-            return lane.fold(run, first, vms)
-        finally:
-            for table in tables:
-                table.together = False
-
-    def _mixed(self, index: int, run: Run, first: int, by_vm: dict[int, Leads], outcomes: Sequence[RunOutcome]) -> RunOutcome:
-        """Fold the VMs that a lane has parted in, and take the others over from their leads."""
-        lane = self.lanes[index]
-        mine = [number for number, leads in by_vm.items() if leads[index] == index]
-        if mine:
-            found = self._alone(lane, run, first, mine)
-        else:
+    def _mixed(self, index: int, run: Run, first: int, leads: dict[int, int], outcomes: Sequence[RunOutcome]) -> RunOutcome:
+        """Fold the VMs that a lane has parted in, and take the others over from their leads. leads: by VM."""
+        lane, theirs = self.lanes[index], dict[int, list[int]]()
+        for number, lead in leads.items():
+            theirs.setdefault(lead, []).append(number)
+        mine = theirs.pop(index, [])
+        pieces = [_alone(lane, run, first, mine)] if mine else []
+        if not mine:
             lane.leave_out(run)
-            found = RunOutcome()
-        log, rets, writes = list(found.log), dict(found.rets), list(found.tracked_writes)
-        for head in dict.fromkeys(leads[index] for leads in by_vm.values() if leads[index] != index):
-            theirs = {number for number, leads in by_vm.items() if leads[index] == head}
-            part = _of_vms(outcomes[head], run, theirs)
-            lane.take_over(self.lanes[head], sorted(theirs), part, first)
-            log += part.log
-            rets |= part.rets
-            writes += part.tracked_writes
-        merged = RunOutcome(sorted(log, key=itemgetter(0)), {row: rets[row] for row in sorted(rets)}, sorted(writes))
-        count_changes(run, merged, lane.kept(run))
-        lane.compare_results(run, merged, first)
-        return merged
+        base, *others = theirs
+        for head in others:
+            rows = rows_of_vms(run, theirs[head], None)
+            piece = Piece(rows, chosen(outcomes[head], run, rows))
+            lane.take_over(self.lanes[head], theirs[head], piece.outcome.reasons(), first)
+            pieces.append(piece)
+        reasons = reasons_elsewhere(outcomes[base], run, pieces)
+        lane.take_over(self.lanes[base], theirs[base], reasons, first)
+        outcome = merged(run, outcomes[base], pieces, lane.kept, _sums([reasons, *(piece.outcome.reasons() for piece in pieces)]))
+        lane.compare_results(run, outcome, first)
+        return outcome
 
 
-def _of_vms(outcome: RunOutcome, run: Run, vms: set[int]) -> RunOutcome:
-    """Return the rows of an outcome that belong to some VMs."""
-    column = run.vm
-    return RunOutcome(
-        log=[(row, reason) for row, reason in outcome.log if column[row] in vms],
-        rets={row: ret for row, ret in outcome.rets.items() if column[row] in vms},
-        tracked_writes=[row for row in outcome.tracked_writes if column[row] in vms],
-    )
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add counts up, by name."""
+    found: dict[str, int] = {}
+    for some in counts:
+        for name, count in some.items():
+            found[name] = found.get(name, 0) + count
+    return found
+
+
+def _all_alone(lane: Lane, run: Run, first: int) -> RunOutcome:
+    """Fold a run for a lane and those that follow it."""
+    allocator = lane.machine.allocator
+    counters, driver_counts = allocator.counters, allocator.driver_counts
+    counters.together = driver_counts.together = True  # groups share with nobody else: see share_counters()
+    try:
+        return lane.fold(run, first)
+    finally:
+        counters.together = driver_counts.together = False
+
+
+def _alone(lane: Lane, run: Run, first: int, vms: Sequence[int]) -> Piece:
+    """Fold the rows of some VMs for a lane and those that follow it in these."""
+    allocator = lane.machine.allocator
+    allocator.counters.together = allocator.driver_counts.together = True
+    try:
+        return lane.fold_vms(run, first, vms)
+    finally:
+        allocator.counters.together = allocator.driver_counts.together = False

@@ -110,6 +110,14 @@ class Counters(MutableMapping[int, int]):
         """Return (index, count) pairs of what is not zero, in order."""
         return dict(self._pairs()).items()
 
+    def pages(self) -> Iterator[tuple[int, "array[int]"]]:
+        """Yield (index of the first, counters) of each leaf that is not all zeros, in order; nothing must change meanwhile."""
+        table, first = self._table, (self._base_root << NODE_SHIFT) - self.base_gfn
+        for page, leaf in table.leaves_of(self.roots):
+            cells = table.leaf(leaf)
+            if any(cells):
+                yield first + (page << LEAF_SHIFT), cells
+
     def clear(self) -> None:
         """Set all counters to zero."""
         self._renew(self._table.take_roots(self.roots.length))

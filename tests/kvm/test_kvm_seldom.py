@@ -80,7 +80,7 @@ class TestOutcome:
         """A field that is worked out when it is asked for is worked out once; what is no field is an AttributeError."""
         answers = iter(({3: -22}, {}))
         outcome: Any = RunOutcome()
-        outcome.later({"rets": lambda: next(answers)})
+        outcome.later({"rets": lambda: next(answers)}, ())
         assert [outcome.rets, outcome.rets] == [{3: -22}] * 2
         assert next(answers) == {}, "asked once"
         with pytest.raises(AttributeError, match="no attribute 'subtracts'"):
