@@ -19,7 +19,7 @@ enum { LIVE, UNUSUAL }; /* state of a memslot's place */
 enum { OFF = 1, TRACKS = 2, TWICE = 4 }; /* flags of an address space: see compiled.py */
 enum { LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER };
 enum { SAID_OFF, SAID_NO_SLOT, SAID_EINVAL, SAID_TRUE, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_KINDS };
-enum { BLOCK = 64, CHUNKS = 64 };
+enum { BLOCK = 128, CHUNKS = 64 };
 enum { LEAF_SHIFT = 7, NODE_SHIFT = 16, LEAF_MASK = 127, NODE_MASK = 511 };
 enum { REGION_SHIFT = 9, CHUNK_SHIFT = 12, CHUNK_MASK = 4095 };
 
@@ -226,17 +226,17 @@ static const struct place *place_of(struct space *space, uint64_t gfn)
 	const struct place *near = space->near;
 	if (near && gfn - near->base_gfn < near->end_gfn - near->base_gfn)
 		return near;
-	int64_t low = 0, high = space->count;
-	while (low < high) {
-		int64_t middle = (low + high) / 2;
-		if (space->places[middle].base_gfn <= gfn)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	if (!low || gfn >= space->places[low - 1].end_gfn)
+	const struct place *place = space->places;
+	if (!space->count || gfn < place->base_gfn)
 		return NULL;
-	return space->near = space->places + low - 1;
+	for (int64_t rest = space->count; rest > 1;) { /* without a branch that can not be foretold */
+		int64_t half = rest / 2;
+		place += place[half].base_gfn <= gfn ? half : 0;
+		rest -= half;
+	}
+	if (gfn >= place->end_gfn)
+		return NULL;
+	return space->near = place;
 }
 
 /* Return where the moves of a region of 2 MiB are kept; NULL when Python is to look, with or without an exception. */
@@ -457,62 +457,89 @@ static int takes_back(struct work *work, const struct row *row)
 
 struct block {
 	uint64_t gfn[BLOCK];
-	uint8_t kind[BLOCK], vm[BLOCK], high[BLOCK], deep[BLOCK];
+	uint8_t kind[BLOCK], vm[BLOCK], high[BLOCK], deep[BLOCK], pair[BLOCK]; /* pair: the next row takes it back */
 	struct row rows[BLOCK];
 };
 
-static void take_block(struct work *work, struct block *block, Py_ssize_t first, Py_ssize_t n)
+/* Take a block of rows out of the columns; those that are constant are as they were, but in the first block. */
+static void take_block(struct work *work, struct block *block, Py_ssize_t first, Py_ssize_t n, int all)
 {
-	take_wide(&work->gfn, first, n, block->gfn);
-	take_bytes(&work->kind, first, n, block->kind);
-	take_bytes(&work->vm, first, n, block->vm);
-	take_above(&work->as_id, first, n, block->high, 0);
-	take_above(&work->level, first, n, block->deep, 1);
+	if (all || !work->gfn.constant)
+		take_wide(&work->gfn, first, n, block->gfn);
+	if (all || !work->kind.constant)
+		take_bytes(&work->kind, first, n, block->kind);
+	if (all || !work->vm.constant)
+		take_bytes(&work->vm, first, n, block->vm);
+	if (all || !work->as_id.constant)
+		take_above(&work->as_id, first, n, block->high, 0);
+	if (all || !work->level.constant)
+		take_above(&work->level, first, n, block->deep, 1);
+}
+
+/* Find the memslot and the homes of a row; 0 for one of a VM that is not known. */
+static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
+{
+	struct row *row = block->rows + i;
+	uint8_t vm = work->vm_index[block->vm[i]];
+	if (vm >= work->nvms)
+		return 0;
+	row->gfn = block->gfn[i];
+	row->kind = block->kind[i];
+	row->deep = block->deep[i];
+	row->external = row->kind <= REMOVE;
+	row->facts = work->facts + vm;
+	row->space = work->spaces + 2 * vm + block->high[i];
+	row->place = place_of(row->space, row->gfn);
+	row->home = row->cell = row->held_home = row->held_cell = -1;
+	if (row->place && !(row->space->flags & OFF)) {
+		row->home = home_of(&work->counts, root_of(row), row->gfn);
+		__builtin_prefetch((const int32_t *)work->counts.nodes.buf + row->home);
+	}
+	if (row->external && row->gfn >> NODE_SHIFT < (uint64_t)row->facts->held_roots) {
+		row->held_home = home_of(&work->held, held_root_of(row), row->gfn);
+		__builtin_prefetch((const int32_t *)work->held.nodes.buf + row->held_home);
+	}
+	return 1;
+}
+
+/* Find the cells of a row, after its homes. */
+static inline void find_cells(const struct work *work, struct row *row)
+{
+	if (row->home >= 0) {
+		row->cell = cell_of(&work->counts, row->home, row->gfn);
+		__builtin_prefetch((const uint16_t *)work->counts.cells.buf + row->cell);
+	}
+	if (row->held_home >= 0) {
+		row->held_cell = cell_of(&work->held, row->held_home, row->gfn);
+		__builtin_prefetch((const uint32_t *)work->held.cells.buf + row->held_cell);
+	}
+}
+
+/* Find out which rows are taken back by the next one. */
+static void find_pairs(struct block *block, Py_ssize_t n)
+{
+	for (Py_ssize_t i = 0; i < BLOCK - 1; i++) /* as far as the arrays go: what is behind n does not matter */
+		block->pair[i] = block->gfn[i] == block->gfn[i + 1];
+	for (Py_ssize_t i = 0; i < BLOCK - 1; i++) {
+		uint8_t kind = block->kind[i], first = (uint8_t)(kind == ADD) | (uint8_t)(kind == ACCOUNT);
+		uint8_t other = (uint8_t)(block->vm[i] ^ block->vm[i + 1]) | (uint8_t)(block->high[i] ^ block->high[i + 1]);
+		other |= (uint8_t)((block->deep[i] ^ block->deep[i + 1]) & (kind == ACCOUNT));
+		other |= (uint8_t)(block->kind[i + 1] ^ (uint8_t)(kind + 1));
+		block->pair[i] &= first & (uint8_t)(other == 0);
+	}
+	block->pair[n - 1] = 0;
 }
 
 /* Find memslots and cells of a block's rows; return how many rows are of VMs that are known. */
 static Py_ssize_t find_block(struct work *work, struct block *block, Py_ssize_t n)
 {
-	for (Py_ssize_t i = 0; i < n; i++) {
-		struct row *row = block->rows + i;
-		uint8_t vm = work->vm_index[block->vm[i]];
-		if (vm >= work->nvms)
+	find_pairs(block, n);
+	for (Py_ssize_t i = 0; i < n; i += 1 + block->pair[i])
+		if (!find_row(work, block, i))
 			return i;
-		row->gfn = block->gfn[i];
-		row->kind = block->kind[i];
-		row->deep = block->deep[i];
-		row->external = row->kind <= REMOVE;
-		row->facts = work->facts + vm;
-		row->space = work->spaces + 2 * vm + block->high[i];
-		row->place = place_of(row->space, row->gfn);
-		row->home = row->cell = row->held_home = row->held_cell = -1;
-		if (row->place && !(row->space->flags & OFF)) {
-			row->home = home_of(&work->counts, root_of(row), row->gfn);
-			__builtin_prefetch((const int32_t *)work->counts.nodes.buf + row->home);
-		}
-		if (row->external && row->gfn >> NODE_SHIFT < (uint64_t)row->facts->held_roots) {
-			row->held_home = home_of(&work->held, held_root_of(row), row->gfn);
-			__builtin_prefetch((const int32_t *)work->held.nodes.buf + row->held_home);
-		}
-	}
-	for (Py_ssize_t i = 0; i < n; i++) {
-		struct row *row = block->rows + i;
-		if (row->home >= 0) {
-			row->cell = cell_of(&work->counts, row->home, row->gfn);
-			__builtin_prefetch((const uint16_t *)work->counts.cells.buf + row->cell);
-		}
-		if (row->held_home >= 0) {
-			row->held_cell = cell_of(&work->held, row->held_home, row->gfn);
-			__builtin_prefetch((const uint32_t *)work->held.cells.buf + row->held_cell);
-		}
-	}
+	for (Py_ssize_t i = 0; i < n; i += 1 + block->pair[i])
+		find_cells(work, block->rows + i);
 	return n;
-}
-
-static inline int is_pair(const struct row *one, const struct row *next)
-{
-	return next->kind == one->kind + 1 && one->gfn == next->gfn && one->space == next->space &&
-	       (one->external || one->deep == next->deep);
 }
 
 static int fold_row(struct work *work, const struct row *row, Py_ssize_t number)
@@ -541,17 +568,22 @@ static Py_ssize_t fold_rows(struct work *work, Py_ssize_t first, Py_ssize_t rows
 {
 	struct block block;
 
-	while (first < rows) {
+	memset(&block, 0, sizeof(block));
+	for (int all = 1; first < rows; all = 0) {
 		Py_ssize_t n = rows - first < BLOCK ? rows - first : BLOCK, i = 0;
-		take_block(work, &block, first, n);
+		take_block(work, &block, first, n, all);
 		Py_ssize_t known = find_block(work, &block, n);
 		while (i < known) {
 			const struct row *row = block.rows + i;
-			if ((row->kind == ADD || row->kind == ACCOUNT) && i + 1 < known && is_pair(row, row + 1) && takes_back(work, row)) {
-				work->adds += row->external || row->deep;
-				work->removes += row->external || row->deep;
-				i += 2;
-				continue;
+			if (block.pair[i]) {
+				if (takes_back(work, row)) {
+					work->adds += row->external || row->deep;
+					work->removes += row->external || row->deep;
+					i += 2;
+					continue;
+				}
+				find_row(work, &block, i + 1);
+				find_cells(work, block.rows + i + 1);
 			}
 			*left = fold_row(work, row, first + i);
 			if (*left)
