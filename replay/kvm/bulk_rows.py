@@ -16,6 +16,7 @@ from replay.kvm.machine import Machine
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import has_external_api, reads_all_address_spaces
 from replay.kvm.vm import Vm
+from replay.native.loop import LOOP
 from replay.runs import ACCOUNT, ADD, GUEST_WRITE, QUERY, REMOVE, RUN_EVENTS_MAX, UNACCOUNT, Constant, Run, tally_long_by
 
 KIND_BITS: Final = 3
@@ -79,7 +80,8 @@ def tally_by_vm(vms: Sequence[int], kinds: Sequence[int]) -> dict[int, dict[int,
     return found
 
 
-tally_long_by(tally, tally_by_vm)  # this module is imported by those who have numpy
+if LOOP is None:  # it has a faster way
+    tally_long_by(tally, tally_by_vm)  # this module is imported by those who have numpy
 
 
 @attrs.define(eq=False)

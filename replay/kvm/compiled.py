@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from replay.kvm.counters import Counters
-from replay.kvm.fold import ROWS, count_changes, fold_rows
+from replay.kvm.fold import ROWS, fold_uncompiled
 from replay.kvm.kernel_log import BUG, DISABLED, NO_SLOT, OVERFLOW, UNDERFLOW
 from replay.kvm.leaves import Table
 from replay.kvm.lpages import may_warn, own_moves
@@ -24,11 +24,13 @@ from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.native import loop
-from replay.runs import ACCOUNT, ADD, QUERY, REMOVE, Constant, Run
+from replay.runs import ACCOUNT, ADD, QUERY, Constant, Run, tally_long_by
 from replay.units import EINVAL, U16_MAX, U64_MAX
 
 LOOP: Final[list[Any]] = [loop.LOOP]
 """The compiled loop, or None."""
+if LOOP[0] is not None:
+    tally_long_by(LOOP[0].tally, LOOP[0].by_vm)
 VMS_MOST: Final = 255
 """VMs of lower numbers are told apart in a byte."""
 LIVE, UNUSUAL = 0, 1
@@ -252,10 +254,6 @@ class _Fold:
     def _slots(self) -> int:
         return sum(len(of.archs) for of in self.known.packed)
 
-    def _external(self) -> bool:
-        kinds = self.run.kinds()
-        return ADD in kinds or REMOVE in kinds
-
     def _count(self, tally: Sequence[int]) -> None:
         """Count the warnings of some rows."""
         counts = self.machine.log.counts
@@ -291,11 +289,8 @@ class _Fold:
         log.new = []
 
     def _rest(self, row: int) -> None:
-        """Fold all rows from one on by the scalar rule."""
-        part = self.run.select(range(row, len(self.run)))
-        columns = (part.kind, part.vm, part.as_id, part.gfn, part.level)
-        done = fold_rows(self.machine, columns, self.first + row, external=self._external())
-        count_changes(part, done)
+        """Fold all rows from one on by another rule."""
+        done = fold_uncompiled(self.machine, self.run.select(range(row, len(self.run))), self.first + row)
         mine = self.outcome
         mine.adds, mine.removes = mine.adds + done.adds, mine.removes + done.removes
         mine.log += [(row + at, reason) for at, reason in done.log]

@@ -132,6 +132,14 @@ def fold(machine: Machine, run: Run, first: int) -> RunOutcome:
         outcome = compiled(machine, run, first)
         if outcome is not None:
             return outcome
+    return fold_uncompiled(machine, run, first)
+
+
+def fold_uncompiled(machine: Machine, run: Run, first: int) -> RunOutcome:
+    """Apply a run by the bulk rule or the scalar one, whichever is faster for it. Raises EventError for a VM that is not there.
+
+    Source: see the module.
+    """
     if len(run) >= BULK_ROWS_LEAST and (_BULK or machine.hot_rows >= BULK_AFTER_ROWS):
         outcome = _bulk()(machine, run, first)
         if outcome is not None:

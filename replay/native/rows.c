@@ -718,7 +718,75 @@ done:
 	return found;
 }
 
+/* What a run holds, for runs.py. */
+
+static PyObject *counted(const int64_t *counts, int first, int end)
+{
+	PyObject *found = PyDict_New();
+	for (int number = first; found && number < end; number++) {
+		if (!counts[number])
+			continue;
+		PyObject *key = PyLong_FromLong(number), *count = PyLong_FromLongLong(counts[number]);
+		if (!key || !count || PyDict_SetItem(found, key, count))
+			Py_CLEAR(found);
+		Py_XDECREF(key);
+		Py_XDECREF(count);
+	}
+	return found;
+}
+
+/* Return how many rows hold each number of a column of bytes, in order. */
+static PyObject *tally(PyObject *self, PyObject *column)
+{
+	int64_t counts[2][256] = {{0}};
+	Py_buffer view;
+
+	if (PyObject_GetBuffer(column, &view, PyBUF_SIMPLE))
+		return NULL;
+	const uint8_t *from = view.buf;
+	for (Py_ssize_t i = 0; i < view.len; i++)
+		counts[i & 1][from[i]]++;
+	PyBuffer_Release(&view);
+	for (int number = 0; number < 256; number++)
+		counts[0][number] += counts[1][number];
+	return counted(counts[0], 0, 256);
+}
+
+/* Return the same of a second column, kinds of hot events, by the number in the first one; {} where there are others. */
+static PyObject *by_vm(PyObject *self, PyObject *args)
+{
+	int64_t counts[256 * 8] = {0};
+	Py_buffer vms, kinds;
+
+	if (!PyArg_ParseTuple(args, "y*y*", &vms, &kinds))
+		return NULL;
+	const uint8_t *vm = vms.buf, *kind = kinds.buf;
+	uint8_t strange = vms.len != kinds.len;
+	for (Py_ssize_t i = 0; !strange && i < vms.len; i++) {
+		counts[vm[i] << 3 | (kind[i] & 7)]++;
+		strange = (kind[i] ^ ADD) > 7;
+	}
+	PyBuffer_Release(&vms);
+	PyBuffer_Release(&kinds);
+	PyObject *found = PyDict_New();
+	for (int number = 0; found && !strange && number < 256; number++) {
+		int64_t of[128] = {0}, any = 0;
+		for (int low = 0; low < 8; low++)
+			any |= of[ADD | low] = counts[number << 3 | low];
+		if (!any)
+			continue;
+		PyObject *key = PyLong_FromLong(number), *inner = counted(of, ADD, ADD + 8);
+		if (!key || !inner || PyDict_SetItem(found, key, inner))
+			Py_CLEAR(found);
+		Py_XDECREF(key);
+		Py_XDECREF(inner);
+	}
+	return found;
+}
+
 static PyMethodDef methods[] = {
+	{"tally", tally, METH_O, "Count the numbers of a column of bytes."},
+	{"by_vm", by_vm, METH_VARARGS, "Count kinds by VM, two columns of bytes."},
 	{"fold", fold, METH_VARARGS, "Fold rows until one is left to Python; see replay/kvm/compiled.py."},
 	{NULL, NULL, 0, NULL},
 };

@@ -234,6 +234,30 @@ class TestSeldom:
         assert sum(count for _region, count in moves.items()) == 600
 
 
+class TestTallies:
+    """What the loop's module counts of a run's columns."""
+
+    @pytest.mark.parametrize("vms", [(0,), (3,), (0, 31), (0, 7, 32), (200, 255), (1, 2, 3)])
+    def test_kinds_by_vm(self, vms: tuple[int, ...]) -> None:
+        """Kinds and VMs are those that the rows have, in order."""
+        rng = random.Random(len(vms))
+        for kinds in (KINDS, KINDS[:1], KINDS[2:4]):
+            of, kind = bytes(rng.choices(vms, k=401)), bytes(rng.choices(kinds, k=401))
+            assert list(loop().tally(memoryview(kind)).items()) == sorted(Counter(kind).items())
+            found = loop().by_vm(memoryview(of), memoryview(kind))
+            assert list(found) == sorted(set(of))
+            assert all(list(counts) == sorted(counts) for counts in found.values())
+            pairs = {(vm, one): count for vm, counts in found.items() for one, count in counts.items()}
+            assert pairs == dict(Counter(zip(of, kind, strict=True)))
+
+    def test_what_is_no_kind(self) -> None:
+        """Columns with other numbers, or of two lengths, are not counted by VM."""
+        assert loop().by_vm(bytes(3), bytes([64, 72, 64])) == {}
+        assert loop().by_vm(bytes(3), bytes([64, 65])) == {}
+        assert loop().by_vm(b"", b"") == {}
+        assert loop().tally(b"") == {}
+
+
 class TestArguments:
     """What the loop says to arguments that fold_compiled() would never hand over."""
 
