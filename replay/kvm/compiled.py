@@ -82,8 +82,6 @@ def packed(vm: Vm, space: Memslots) -> Packed:
     Source: see the module.
     """
     table, found = vm.allocator.counters, space.packed
-    if not table.together:
-        _own(space, table)
     if found is not None and found.holds(vm, space, table):
         known: Packed = found
         return known
@@ -127,37 +125,44 @@ class _Known:
     vms: list[Vm]
     index: bytes
     spaces: list[tuple[Vm, Memslots]]
-    packed: list[Packed] = attrs.field(factory=list)
+    packed: list[Packed | None] = attrs.field(factory=list)
+    flags: list[int] = attrs.field(factory=list)
     pieces: tuple[tuple[bytes, int, tuple[Arch, ...]], ...] = ()
-    states: list[tuple[bool, bool, bool]] = attrs.field(factory=list)
+    states: list[bool] = attrs.field(factory=list)
 
     def update(self, table: Table, rows: int) -> bool:
         """Look again at all that may have changed; False where a run of so many rows is better off with another rule."""
-        states = [
-            (vm.shadow_root_allocated, vm.external_write_tracking_enabled, vm.page_write_tracking_disabled) for vm in self.vms
-        ]
-        if states == self.states and table.together:
-            for of, (_vm, space) in zip(self.packed, self.spaces, strict=True):
-                if of is not space.packed or (of.epoch != table.epoch or of.generation != space.generation) or not of.usual:
-                    break
-            else:
-                return True
-        for _vm, space in self.spaces:
-            if len(space) > rows * _SLOTS_A_ROW and (space.packed is None or space.packed.generation != space.generation):
-                return False
+        states = list[bool]()
+        for vm in self.vms:
+            states += (vm.shadow_root_allocated, vm.external_write_tracking_enabled, vm.page_write_tracking_disabled)
         if states != self.states:
+            self.states, self.packed = states, [None] * len(self.spaces)
+            self.flags = [_flags(vm, place & 1) for place, (vm, _space) in enumerate(self.spaces)]
             for _vm, space in self.spaces:
                 space.packed = None
-        self.packed = [packed(vm, space) for vm, space in self.spaces]
-        pairs = enumerate(zip(self.packed, self.spaces, strict=True))
-        self.pieces = tuple([(of.raw, _flags(vm, place & 1), of.archs) for place, (of, (vm, _space)) in pairs])
-        self.states = states
+        if not table.together:
+            for _vm, space in self.spaces:
+                _own(space, table)
+        known, changed = self.packed, False
+        for place, (vm, space) in enumerate(self.spaces):
+            of: Packed | None = space.packed
+            new = of is None or of.generation != space.generation
+            if of is None or new or of is not known[place] or of.epoch != table.epoch or not of.usual:
+                if new and len(space) > rows * _SLOTS_A_ROW:
+                    return False
+                known[place], changed = packed(vm, space), True
+        if changed:
+            self.pieces = tuple([(of.raw, flags, of.archs) for of, flags in zip(self.all(), self.flags, strict=True)])
         return True
+
+    def all(self) -> list[Packed]:
+        """Return what is known of all spaces, after an update."""
+        return [of for of in self.packed if of is not None]
 
     @property
     def usual(self) -> bool:
         """Whether all memslots are usual."""
-        return all(of.usual for of in self.packed)
+        return all(of.usual for of in self.all())
 
 
 def _flags(vm: Vm, high: int) -> int:
@@ -213,7 +218,7 @@ class _Fold:
     def _make_room(self, left: int, rows: int) -> None:
         """Make what the loop ran out of: leaves and nodes of counters, or room for what external users hold."""
         if left == LEFT_COVER:
-            for of, (vm, _space) in zip(self.known.packed, self.known.spaces, strict=True):
+            for of, (vm, _space) in zip(self.known.all(), self.known.spaces, strict=True):
                 vm.external_adds.own()
                 vm.external_adds.cover(max(of.top_gfn - 1, 0))
             return
@@ -252,7 +257,7 @@ class _Fold:
         return row, left
 
     def _slots(self) -> int:
-        return sum(len(of.archs) for of in self.known.packed)
+        return sum(len(of.archs) for of in self.known.all())
 
     def _count(self, tally: Sequence[int]) -> None:
         """Count the warnings of some rows."""
@@ -267,7 +272,7 @@ class _Fold:
 
     def _roll(self, digests: "array[int]") -> None:
         """Take what changed into the digests of the memslots."""
-        archs = (arch for of in self.known.packed for arch in of.archs)
+        archs = (arch for of in self.known.all() for arch in of.archs)
         for arch, delta in zip(archs, digests, strict=True):
             if delta:
                 roots = arch.counts.roots
