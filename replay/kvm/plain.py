@@ -46,7 +46,7 @@ class Shelf:
     def __init__(self, contents: tuple[bytes, ...] = ()) -> None:
         self.contents = list(contents)
         self._places = {content: place for place, content in enumerate(contents)}
-        self._counted: dict[tuple[int, int, int], tuple[Table, Counters]] = {}
+        self._counted: dict[tuple[int, int, int, Table], Counters] = {}
         self._shared: dict[Roots, int] = {}
 
     def put(self, counters: Counters) -> int:
@@ -63,13 +63,13 @@ class Shelf:
 
     def take(self, place: int, counters: Counters, table: Table, npages: int) -> None:
         """Let empty counters of a table count what is at a place."""
-        key = (place, counters.base_gfn, npages)
+        key = (place, counters.base_gfn, npages, table)
         known = self._counted.get(key)
-        if known is not None and known[0] is table:
-            counters.share(known[1])
+        if known is not None:
+            counters.share(known)
             return
         fill(counters, self.contents[place])
-        self._counted[key] = table, counters
+        self._counted[key] = counters
 
 
 def plain_of_machine(machine: Machine, shelf: Shelf) -> Plain:
@@ -117,11 +117,14 @@ def _restore_allocator(allocator: Allocator, plain: Plain) -> None:
     own, tallies, by_vm, injections = plain
     for name, value in zip(ALLOCATOR_PLAIN, own, strict=True):
         setattr(allocator, name, value)
-    for _name, tally in (*tallies, *by_vm):
-        if not all(0 <= number < 1 << 62 for number in tally):
-            raise ValueError("totals that no recording can reach")
-    allocator.books.restore({array: Tally(*tally) for array, tally in tallies}, {vm: Tally(*tally) for vm, tally in by_vm})
-    allocator.injections = [Injection(*injection) for injection in injections]
+    allocator.books.restore(*({name: _restored_tally(tally) for name, tally in some} for some in (tallies, by_vm)))
+    allocator.injections = [Injection(**dict(zip(INJECTION_PLAIN, one, strict=True))) for one in injections]
+
+
+def _restored_tally(plain: Plain) -> Tally:
+    if not all(0 <= number < 1 << 62 for number in plain):
+        raise ValueError("totals that no recording can reach")
+    return Tally(**dict(zip(TALLY_PLAIN, plain, strict=True)))
 
 
 def _plain_of_vm(vm: Vm, shelf: Shelf) -> Plain:
@@ -151,6 +154,8 @@ def _restore_space(space: Memslots, plain: Plain, table: Table, shelf: Shelf) ->
     generation, first, second, active, slots = plain
     _whole_numbers(generation, active, *first, *second)
     made = [_restored_slot(space.as_id, slot, table, shelf) for slot in slots]
+    if not sorted(first) == sorted(second) == sorted(slot.id for slot in made):
+        raise ValueError("orders of other slots")
     space.restore(made, (list(first), list(second), active), generation)
 
 

@@ -13,7 +13,7 @@ APIC_ACCESS_PAGE_PRIVATE_MEMSLOT: Final = 32765
 IDENTITY_PAGETABLE_PRIVATE_MEMSLOT: Final = 32766
 
 # Slot flags; GUEST_MEMFD exists from 6.8 on.
-KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
+KVM_MEM_LOG_DIRTY_PAGES: Final = 1
 KVM_MEM_READONLY: Final = 1 << 1
 KVM_MEM_GUEST_MEMFD: Final = 1 << 2
 
@@ -36,7 +36,7 @@ KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP: Final = 225
 # KVM_CAP_PRE_FAULT_MEMORY in 6.11 (include/uapi/linux/kvm.h [6.12]). The policy says which one it is, the number never does.
 KVM_CAP_PAGE_WRITE_TRACKING: Final = 236
 
-KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: Final = 1 << 0
+KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: Final = 1
 KVM_DIRTY_LOG_INITIALLY_SET: Final = 1 << 1
 
 # arch/x86/kvm/mmu/mmu.c and asm/kvm_host.h

@@ -126,6 +126,7 @@ class TestTable:
             assert len(counters) == (0 if turn % 2 else 8)
             counters.release()
         assert len(table.cells) <= 33 * LEAF_PAGES
+        assert len(table.nodes) <= 4 * NODE_LEAVES
         assert lasting == {1: 1}
 
     @pytest.mark.parametrize("swept_by_numpy", [0, 2048])
