@@ -19,6 +19,8 @@ from replay.engine.lanes import make_lanes
 from replay.engine.lockstep import RunStep, lockstep
 from replay.events.base import Event
 from replay.header import Header, Trailer
+from replay.kvm import fold as folds
+from replay.kvm.compiled import LOOP
 from replay.kvm.fold import fold_run
 from replay.kvm.state import counters_digest_of, keep_digests
 from replay.recording.open import open_recording
@@ -62,7 +64,8 @@ def machine() -> str:
 
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, msgpack {'.'.join(map(str, msgpack.version))}"
     model = models[0] if models else platform.processor()
-    return f"{len(models)} x {model}, {platform.system()} {platform.release()}, {versions}"
+    loop = "compiled loop" if LOOP[0] is not None else "no compiled loop: `python -m replay.native.build` makes it"
+    return f"{len(models)} x {model}, {platform.system()} {platform.release()}, {versions}, {loop}"
 
 
 def write_items(path: Path, items: Iterable[Item], header: Header | None = None) -> int:
@@ -118,6 +121,19 @@ def lanes_for(path: Path, names: Sequence[str]) -> list[Lane]:
 def comparison(name: str, path: Path, events: int, lanes: Sequence[str]) -> Case:
     """Return the main job, from the file to the report."""
     return Case(name, events, lambda: compare(open_recording(path), lanes_for(path, lanes)))
+
+
+def uncompiled(case: Case) -> Case:
+    """Return the same job without the compiled loop, by Python and numpy alone."""
+
+    def work() -> None:
+        before, folds._COMPILED[:] = list(folds._COMPILED), [None]
+        try:
+            case.work()
+        finally:
+            folds._COMPILED[:] = before
+
+    return Case(f"{case.name}, numpy alone", case.events, work)
 
 
 def digesting(name: str, path: Path, events: int, lanes: Sequence[str]) -> Case:

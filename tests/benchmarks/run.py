@@ -32,10 +32,13 @@ from measure import (
     reference,
     row_decoder,
     start_up,
+    uncompiled,
     write_items,
 )
 from peers import peers
 from workloads import LARGE, Profile, Workload
+
+from replay.kvm.compiled import LOOP
 
 TWO = ("eager", "on-demand")
 FIVE = ("eager", "on-demand", "6.6", "6.8", "6.9")
@@ -62,6 +65,8 @@ def hot_path(title: str, path: Path, events: int, folder: Path, rounds: int) -> 
         digesting("compare, 2 lanes, a digest a run", path, events, TWO),
         reading(path, events),
     ]
+    if LOOP[0] is not None:
+        cases.insert(1, uncompiled(cases[0]))
     if events <= 2_000_000:
         cases.append(folding("fold, 2 lanes, in memory", path, events, TWO))
     in_turn([rows, *cases], rounds)
