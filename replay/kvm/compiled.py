@@ -6,14 +6,14 @@ and the bulk rule give the same results. Source: replay.kvm.fold for the rule.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
 
 from replay.kvm.counters import Counters
 from replay.kvm.fold import ROWS, fold_uncompiled
-from replay.kvm.kernel_log import BUG, DISABLED, NO_SLOT, OVERFLOW, UNDERFLOW
+from replay.kvm.kernel_log import BITS, BUG, DISABLED, NO_SLOT, OVERFLOW, UNDERFLOW
 from replay.kvm.leaves import Table
 from replay.kvm.lpages import may_warn, own_moves
 from replay.kvm.machine import Machine
@@ -25,7 +25,7 @@ from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.native import loop
 from replay.runs import ACCOUNT, ADD, QUERY, Constant, Run, tally_long_by
-from replay.units import EINVAL, U16_MAX, U64_MAX
+from replay.units import U16_MAX, U64_MAX
 
 LOOP: Final[list[Any]] = [loop.LOOP]
 """The compiled loop, or None."""
@@ -36,13 +36,17 @@ VMS_MOST: Final = 255
 LIVE, UNUSUAL = 0, 1
 OFF, TRACKS, TWICE = 1, 2, 4
 LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER = range(5)
-SAID_OFF, SAID_NO_SLOT, SAID_EINVAL, SAID_TRUE, SAID_UNDERFLOW, SAID_OVERFLOW = range(6)
+SAID_OFF, SAID_NO_SLOT, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_EINVAL, SAID_TRUE = range(6)
 _PYTHON_ROWS_MOST: Final = 16
 """After so many rows of a run that were left to Python all that follow are."""
 _LEAVES_LEAST: Final = 64
 _LEAVES_MOST: Final = 4096
 _NODES_MOST: Final = 16
 """What is made at once when the loop runs out of it, at most."""
+_REASONS: Final = [
+    (said, bytes([BITS[reason] for reason in said])) for said in ((off, NO_SLOT, UNDERFLOW, OVERFLOW) for off in (DISABLED, BUG))
+]
+"""What the loop says of rows, and the bits for it: where write tracking is not enabled, by whether that is a bug."""
 _SLOTS_A_ROW: Final = 4
 """With more memslots than so many a row the scalar rule finds those of the rows sooner."""
 
@@ -188,15 +192,16 @@ def _known(machine: Machine, run: Run) -> _Known | None:
 
 
 class _Fold:
-    """One run on its way through the loop."""
+    """One run on its way through the loop. warned, answered: what is said of each row, as run_columns.py has it."""
 
     def __init__(self, machine: Machine, run: Run, first: int, known: _Known) -> None:
         self.machine, self.run, self.first, self.known = machine, run, first, known
         self.columns = tuple([_column(column) for column in (run.kind, run.vm, run.as_id, run.gfn, run.level)])
         self.table, self.driver = machine.allocator.counters, machine.allocator.driver_counts
-        self.outcome = RunOutcome()
-        self.parts: list[tuple[bytes, bytes]] = []
-        self.python_rows = 0
+        self.reasons: dict[str, int] = {}
+        self.outcome = RunOutcome(reasons=self.reasons)
+        self.warned, self.answered = bytearray(len(run)), bytearray(len(run))
+        self.answers = self.python_rows = 0
 
     def go(self) -> RunOutcome:
         """Fold all rows."""
@@ -212,8 +217,7 @@ class _Fold:
                 self._make_room(left, rows - row)
         if row < rows:
             self._rest(row)
-        self._say()
-        return self.outcome
+        return self._said()
 
     def _make_room(self, left: int, rows: int) -> None:
         """Make what the loop ran out of: leaves and nodes of counters, or room for what external users hold."""
@@ -236,18 +240,19 @@ class _Fold:
                 held.own()
             facts.extend((vm.indirect_shadow_pages, held.roots.start, held.roots.length, vm.lpage_warned, 0))
         digests = array("Q", bytes(8 * self._slots())) if table.digesting else None
-        row, left, hits, said, tally, adds, removes, taken = LOOP[-1].fold(
-            self.columns, row, rows, known.pieces, known.index, facts, table.arrays(), driver.arrays(), digests, U16_MAX
+        reasons = _REASONS[self.machine.policy.bug_when_disabled]
+        row, left, tally, adds, removes, taken = LOOP[-1].fold(
+            *(self.columns, row, rows, known.pieces, known.index, facts, table.arrays(), driver.arrays(), digests, U16_MAX),
+            *(self.warned, self.answered, reasons[1]),
         )
         table.took(taken[0], taken[1])
         driver.took(taken[2], taken[3])
-        if hits or said:
-            self.parts.append((hits, said))
         outcome = self.outcome
         outcome.adds += adds
         outcome.removes += removes
-        if said:
-            self._count(tally)
+        if any(tally):
+            self.answers += tally[SAID_EINVAL] + tally[SAID_TRUE]
+            self._count(dict(zip(reasons[0], tally[:SAID_EINVAL], strict=True)))
         for place, vm in enumerate(known.vms):
             vm.indirect_shadow_pages = facts[5 * place]
             if facts[5 * place + 4] and vm.policy.bug_when_disabled:
@@ -259,16 +264,13 @@ class _Fold:
     def _slots(self) -> int:
         return sum(len(of.archs) for of in self.known.all())
 
-    def _count(self, tally: Sequence[int]) -> None:
+    def _count(self, reasons: dict[str, int]) -> None:
         """Count the warnings of some rows."""
         counts = self.machine.log.counts
-        for said, reason in self._reasons().items():
-            if tally[said]:
-                counts[reason] = counts.get(reason, 0) + tally[said]
-
-    def _reasons(self) -> dict[int, str]:
-        off = BUG if self.machine.policy.bug_when_disabled else DISABLED
-        return {SAID_OFF: off, SAID_NO_SLOT: NO_SLOT, SAID_UNDERFLOW: UNDERFLOW, SAID_OVERFLOW: OVERFLOW}
+        for reason, count in reasons.items():
+            if count:
+                counts[reason] = counts.get(reason, 0) + count
+                self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     def _roll(self, digests: "array[int]") -> None:
         """Take what changed into the digests of the memslots."""
@@ -280,63 +282,49 @@ class _Fold:
 
     def _by_python(self, row: int) -> None:
         """Fold one row by the functions that model the kernel's."""
-        run, log = self.run, self.machine.log
+        run, log, one = self.run, self.machine.log, RunOutcome()
         self.python_rows += 1
         self.machine.allocator.event = self.first + row
         kind, level = run.kind[row], run.level[row]
         log.new = []
-        ROWS[kind](self.machine.vms[run.vm[row]], row, run.as_id[row], run.gfn[row], level, self.outcome)
+        ROWS[kind](self.machine.vms[run.vm[row]], 0, run.as_id[row], run.gfn[row], level, one)
+        one.log = [(0, reason) for reason in log.new]
         if kind < QUERY or (kind >= ACCOUNT and level > 1 and NO_SLOT not in log.new):
-            up = kind in (ADD, ACCOUNT)
-            self.outcome.adds += up
-            self.outcome.removes += not up
-        self.outcome.log.extend((row, reason) for reason in log.new)
+            one.adds, one.removes = (1, 0) if kind in (ADD, ACCOUNT) else (0, 1)
+        self._take(row, one, 1)
         log.new = []
 
     def _rest(self, row: int) -> None:
         """Fold all rows from one on by another rule."""
-        done = fold_uncompiled(self.machine, self.run.select(range(row, len(self.run))), self.first + row)
-        mine = self.outcome
-        mine.adds, mine.removes = mine.adds + done.adds, mine.removes + done.removes
-        mine.log += [(row + at, reason) for at, reason in done.log]
-        mine.rets |= {row + at: ret for at, ret in done.rets.items()}
-        mine.tracked_writes += [row + at for at in done.tracked_writes]
+        part = self.run.select(range(row, len(self.run)))
+        self._take(row, fold_uncompiled(self.machine, part, self.first + row), len(part))
 
-    def _say(self) -> None:
-        """Take what the loop said of rows into the outcome, when somebody asks for it."""
-        outcome, parts = self.outcome, self.parts
-        log, rets, writes = outcome.log, outcome.rets, outcome.tracked_writes
-        hits = any(hit for hit, _said in parts)
-        said = any(one for _hit, one in parts)
-        later: dict[str, Any] = {}
-        if hits:
-            later["tracked_writes"] = lambda: sorted([*writes, *_numbers([hit for hit, _said in parts])])
-        if said:
-            reasons = self._reasons()
-            later["log"] = lambda: _log(parts, reasons, log)
-            later["rets"] = lambda: _rets(parts, rets)
-        outcome.later(later)
+    def _take(self, row: int, done: RunOutcome, rows: int) -> None:
+        """Take over what was done from a row on; the machine has counted its warnings."""
+        self.outcome.adds += done.adds
+        self.outcome.removes += done.removes
+        for reason, count in done.reasons().items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        warned, answered = done.warned(rows), done.answered(rows)
+        if warned is not None:
+            self.warned[row : row + rows] = bytes(warned)
+        if answered is not None:
+            self.answered[row : row + rows] = bytes(answered)
+            self.answers += 1
 
-
-def _numbers(parts: Sequence[bytes]) -> "array[int]":
-    return array("i", b"".join(parts))
-
-
-def _pairs(parts: Sequence[tuple[bytes, bytes]]) -> "zip[tuple[int, int]]":
-    """Return (row, what was said) in order of the rows."""
-    numbers = _numbers([said for _hit, said in parts])
-    return zip(numbers[::2], numbers[1::2], strict=True)
-
-
-def _log(parts: Sequence[tuple[bytes, bytes]], reasons: dict[int, str], more: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    found = [(row, reasons[said]) for row, said in _pairs(parts) if said in reasons]
-    return sorted([*found, *more], key=lambda one: one[0]) if more else found
-
-
-def _rets(parts: Sequence[tuple[bytes, bytes]], more: dict[int, int]) -> dict[int, int]:
-    values = {SAID_EINVAL: -EINVAL, SAID_TRUE: 1}
-    found = {row: values[said] for row, said in _pairs(parts) if said in values} | more
-    return {row: found[row] for row in sorted(found)} if more else found
+    def _said(self) -> RunOutcome:
+        """Return the outcome with what was said of rows."""
+        outcome = self.outcome
+        later: dict[str, Callable[[], Any]] = {}
+        if self.reasons:
+            warned = self.warned
+            later["warned"] = lambda: warned
+        if self.answers:
+            answered = self.answered
+            later["answered"] = lambda: answered
+        if later:
+            outcome.later(later, self.run.kind)
+        return outcome
 
 
 def _column(column: Sequence[int]) -> Any:

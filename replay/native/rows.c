@@ -9,16 +9,17 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
 
-#define ROWS_API 1 /* what compiled.py expects; to be raised with any change of arguments or results */
+#define ROWS_API 2 /* what compiled.py expects; to be raised with any change of arguments or results */
 
 enum { ADD = 64, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT };
 enum { LIVE, UNUSUAL }; /* state of a memslot's place */
 enum { OFF = 1, TRACKS = 2, TWICE = 4 }; /* flags of an address space: see compiled.py */
 enum { LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER };
-enum { SAID_OFF, SAID_NO_SLOT, SAID_EINVAL, SAID_TRUE, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_KINDS };
+enum { SAID_OFF, SAID_NO_SLOT, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_WARNINGS, SAID_EINVAL = SAID_WARNINGS, SAID_TRUE, SAID_KINDS };
 enum { BLOCK = 128, CHUNKS = 64 };
 enum { LEAF_SHIFT = 7, NODE_SHIFT = 16, LEAF_MASK = 127, NODE_MASK = 511 };
 enum { REGION_SHIFT = 9, CHUNK_SHIFT = 12, CHUNK_MASK = 4095 };
@@ -66,8 +67,8 @@ struct work {
 	uint64_t *digests;
 	const uint8_t *vm_index; /* VM number to index, 256 of them */
 	int64_t nvms, count_max;
-	int32_t *hits, *said;
-	Py_ssize_t nhits, nsaid;
+	uint8_t *warned, *answered; /* a byte a row: see run_columns.py */
+	uint8_t bits[SAID_KINDS]; /* of warnings, by what is said */
 	int64_t tally[SAID_KINDS], adds, removes;
 };
 
@@ -278,8 +279,10 @@ static int move_lpages(struct work *work, const struct space *space, const struc
 
 static inline void say(struct work *work, Py_ssize_t row, int what)
 {
-	work->said[2 * work->nsaid] = (int32_t)row;
-	work->said[2 * work->nsaid++ + 1] = what;
+	if (what < SAID_WARNINGS)
+		work->warned[row] |= work->bits[what];
+	else
+		work->answered[row] = what == SAID_TRUE ? 1 : (uint8_t)-EINVAL;
 	work->tally[what]++;
 }
 
@@ -427,10 +430,7 @@ static int look(struct work *work, const struct row *row, struct space *other, P
 		if (cell < 0)
 			return LEFT_PYTHON;
 		if (((const uint16_t *)work->counts.cells.buf)[cell]) {
-			if (row->kind == QUERY)
-				say(work, number, SAID_TRUE);
-			else
-				work->hits[work->nhits++] = (int32_t)number;
+			say(work, number, SAID_TRUE);
 			return 0;
 		}
 		if (turn || !(row->space->flags & TWICE))
@@ -637,10 +637,9 @@ static int open_spaces(struct work *work, PyObject *pieces)
 
 static PyObject *result(struct work *work, Py_ssize_t row, int left)
 {
-	return Py_BuildValue("niy#y#(LLLLLL)LL(nnnn)", row, left, (char *)work->hits, (Py_ssize_t)(4 * work->nhits), (char *)work->said,
-			     (Py_ssize_t)(8 * work->nsaid), (long long)work->tally[SAID_OFF], (long long)work->tally[SAID_NO_SLOT],
-			     (long long)work->tally[SAID_EINVAL], (long long)work->tally[SAID_TRUE],
-			     (long long)work->tally[SAID_UNDERFLOW], (long long)work->tally[SAID_OVERFLOW], (long long)work->adds,
+	const int64_t *tally = work->tally;
+	return Py_BuildValue("ni(LLLLLL)LL(nnnn)", row, left, (long long)tally[0], (long long)tally[1], (long long)tally[2],
+			     (long long)tally[3], (long long)tally[4], (long long)tally[5], (long long)work->adds,
 			     (long long)work->removes, work->counts.leaves, work->counts.nodes_taken, work->held.leaves,
 			     work->held.nodes_taken);
 }
@@ -649,21 +648,33 @@ static PyObject *fold(PyObject *self, PyObject *args)
 {
 	struct work work;
 	PyObject *columns[5], *pieces, *counts, *held, *found = NULL;
-	Py_buffer facts = {0}, digests = {0}, index = {0};
+	Py_buffer facts = {0}, digests = {0}, index = {0}, warned = {0}, answered = {0};
 	Py_ssize_t row, rows;
 	int left = 0;
 
 	memset(&work, 0, sizeof(work));
-	PyObject *facts_from, *digests_from, *index_from;
+	PyObject *facts_from, *digests_from, *index_from, *warned_from, *answered_from;
+	const char *bits;
+	Py_ssize_t nbits;
 	long long count_max;
-	if (!PyArg_ParseTuple(args, "(OOOOO)nnOOOOOOL", columns, columns + 1, columns + 2, columns + 3, columns + 4, &row, &rows, &pieces,
-			      &index_from, &facts_from, &counts, &held, &digests_from, &count_max))
+	if (!PyArg_ParseTuple(args, "(OOOOO)nnOOOOOOLOOy#", columns, columns + 1, columns + 2, columns + 3, columns + 4, &row, &rows, &pieces,
+			      &index_from, &facts_from, &counts, &held, &digests_from, &count_max,
+			      &warned_from, &answered_from, &bits, &nbits))
 		return NULL;
 	work.count_max = count_max;
 	if (rows < 0 || row < 0 || row > rows || rows > INT32_MAX / 2 || count_max < 0 || count_max > UINT16_MAX) {
 		PyErr_SetString(PyExc_ValueError, "rows out of range");
 		return NULL;
 	}
+	if (open_array(&warned, warned_from, 1) || open_array(&answered, answered_from, 1))
+		goto done;
+	if (warned.len != rows || answered.len != rows || nbits != SAID_WARNINGS) {
+		PyErr_SetString(PyExc_ValueError, "a byte for each row to say something, and one for each warning");
+		goto done;
+	}
+	work.warned = warned.buf;
+	work.answered = answered.buf;
+	memcpy(work.bits, bits, SAID_WARNINGS);
 	if (open_array(&facts, facts_from, 8) || PyObject_GetBuffer(index_from, &index, PyBUF_SIMPLE))
 		goto done;
 	if (index.len != 256 || facts.len % 5) {
@@ -690,12 +701,6 @@ static PyObject *fold(PyObject *self, PyObject *args)
 		goto done;
 	if (open_table(&work.counts, counts, 2, LEFT_LEAVES) || open_table(&work.held, held, 4, LEFT_HELD_LEAVES))
 		goto done;
-	work.hits = PyMem_Malloc(4 * (size_t)(rows - row) + 4);
-	work.said = PyMem_Malloc(8 * (size_t)(rows - row) + 8);
-	if (!work.hits || !work.said) {
-		PyErr_NoMemory();
-		goto done;
-	}
 	row = fold_rows(&work, row, rows, &left);
 	if (!PyErr_Occurred())
 		found = result(&work, row, left);
@@ -712,9 +717,9 @@ done:
 	PyBuffer_Release(&facts);
 	PyBuffer_Release(&index);
 	PyBuffer_Release(&digests);
+	PyBuffer_Release(&warned);
+	PyBuffer_Release(&answered);
 	PyMem_Free(work.spaces);
-	PyMem_Free(work.hits);
-	PyMem_Free(work.said);
 	return found;
 }
 

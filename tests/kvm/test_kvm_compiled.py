@@ -275,6 +275,9 @@ class TestArguments:
             held.arrays(),
             None,
             65535,
+            bytearray(rows),
+            bytearray(rows),
+            bytes(4),
         ]
 
     def test_right_ones(self) -> None:
@@ -301,13 +304,17 @@ class TestArguments:
             (8, array("I", [0])),
             (9, 65536),
             (9, -1),
+            (10, bytearray(3)),
+            (11, bytearray(5)),
+            (11, bytes(4)),
+            (12, bytes(3)),
         ],
     )
     def test_wrong_ones(self, place: int, wrong: Any) -> None:
         """Lengths and items that do not fit are refused before any row is read."""
         arguments = self.arguments()
         arguments[place] = wrong
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises((ValueError, TypeError, BufferError)):
             loop().fold(*arguments)
 
     @pytest.mark.parametrize("number", [-(1 << 40), -1, 1, 7, 1 << 20, 1 << 40])
