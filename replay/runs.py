@@ -94,6 +94,14 @@ class Run:
     inferred: Sequence[int]
     _memo: dict[str, Any] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
+    @classmethod
+    def of_columns(cls, columns: dict[str, Any], tasks: tuple[Task, ...]) -> "Run":
+        """Return the run of all its columns by name; in less time than by its fields. The dict is the run's from now on."""
+        run = cls.__new__(cls)
+        columns["tasks"], columns["_memo"] = tasks, {}
+        run.__dict__.update(columns)
+        return run
+
     def __len__(self) -> int:
         return len(self.kind)
 

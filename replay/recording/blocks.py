@@ -143,14 +143,14 @@ def check_kind(header: BlockHeader) -> bool:
     raise VersionError(f"a block of kind {header.kind}", expected="HEADER, EVENTS or END", advice="update kvm-replay")
 
 
-def check_payload(header: BlockHeader, payload: bytes) -> None:
+def check_payload(header: BlockHeader, payload: bytes | memoryview) -> None:
     """Raise DamagedError unless the payload is the one that the header was written for."""
     computed = zlib.crc32(payload)
     if computed != header.payload_checksum:
         raise DamagedError(f"payload with checksum 0x{computed:08x}", expected=f"0x{header.payload_checksum:08x}")
 
 
-def decode_payload(header: BlockHeader, payload: bytes, *, may_compress: bool) -> bytes:
+def decode_payload(header: BlockHeader, payload: bytes | memoryview, *, may_compress: bool) -> bytes | memoryview:
     """Return the raw bytes of a checked payload, never more than raw_bytes; raise DamagedError unless the length fits."""
     if not header.flags:
         return payload

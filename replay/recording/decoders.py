@@ -6,40 +6,84 @@ is wrong; a test holds one against the other.
 """
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter, le
+from operator import itemgetter
+from struct import Struct
+from struct import error as struct_error
 from typing import Any, Final, TypeVar
 
 import attrs
 
-from replay.recording.fields import SIGNED_MAX, SIGNED_MIN, Accepts, Field, fields_of
+from replay.events import Task
+from replay.recording.fields import Accepts, Field, fields_of
 
 _T = TypeVar("_T")
 _Kinds = tuple[type, ...]
+
+
+@attrs.define(eq=False)
+class _Maker:
+    """How values of one class are made of all their fields, in wire order. made: how many were, up to _OFTEN.
+
+    twin: makes a value that can be written to, of a class with the same fields; as soon as one is worth its making.
+    """
+
+    cls: type[Any]
+    setters: tuple[Callable[[Any, Any], None], ...]
+    made: int = 0
+    twin: Callable[..., Any] | None = None
+
+    def slowly(self, values: Sequence[Any]) -> Any:
+        """Return a value, written field by field past the class that lets nobody write."""
+        self.made += 1
+        if self.made == _OFTEN:
+            self.twin = _twin(self.cls)
+        made: Any = object.__new__(self.cls)
+        for write, value in zip(self.setters, values, strict=True):
+            write(made, value)
+        return made
+
+
+_OFTEN: Final = 256
+"""A twin takes as long as some 500 values are made faster by it."""
+_MAKERS: Final[dict[type[Any], _Maker]] = {}
+
+
+def _twin(cls: type[Any]) -> Callable[..., Any]:
+    """Return a class with the slots of a frozen one, that takes the fields in wire order and writes them straight.
+
+    A value of it becomes one of `cls` by its `__class__`, which Python allows where the slots are the same.
+    """
+    writable = {"__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
+    fields = {field.name: attrs.field(default=field.default) for field in fields_of(cls)}
+    return attrs.make_class(cls.__name__, fields, bases=(cls,), class_body=writable, slots=True, eq=False, repr=False)
 
 
 @attrs.frozen
 class _Shape:
     """What is to be done with arrays of one class whose items have certain types.
 
-    numbers: takes the items that are integers; least, most: what each of them may be. others: places that a test of their own
-    looks at. nested: places of arrays, with their classes. last: tells whether the last item is a default, None where its type
-    says that it is not. fill: defaults of the fields behind it. setters: write each field.
+    numbers: takes the items that are integers; bounds: takes only what each of them may be. others: places that a test of their
+    own looks at. nested: places of arrays, with their classes. last: tells whether the last item is a default, None where its
+    type says that it is not. fill: defaults of the fields behind it. kept: values that were made, where they come again.
     """
 
     numbers: Callable[[tuple[Any, ...]], tuple[int, ...]] | None
-    least: tuple[int, ...]
-    most: tuple[int, ...]
+    bounds: Callable[..., bytes]
     others: tuple[tuple[int, Accepts], ...]
     nested: tuple[tuple[int, type[Any]], ...]
     last: Accepts | None
     fill: tuple[Any, ...]
-    setters: tuple[Callable[[Any, Any], None], ...]
+    maker: _Maker
+    kept: dict[tuple[Any, ...], Any] | None
 
 
-_UNKNOWN: Final = _Shape(None, (), (), (), (), None, (), ())
+_UNKNOWN: Final[Any] = object()
 _SHAPES: Final[dict[_Kinds, _Shape | None]] = {}
 """By class and types of the items."""
 _SHAPES_MOST: Final = 1024
+_KEPT_MOST: Final = 1024
+_WIDTHS: Final = {8: "B", 16: "H", 32: "I", 64: "Q"}
+"""Letters of `struct` for unsigned numbers of so many bits: it takes none that is larger, and none below 0."""
 
 
 def plain_value(cls: type[_T], wire: Any) -> _T | None:
@@ -52,11 +96,18 @@ def plain_value(cls: type[_T], wire: Any) -> _T | None:
         if len(_SHAPES) >= _SHAPES_MOST:
             _SHAPES.clear()
         shape = _SHAPES[key] = _shape_of(cls, key[1:])
-    if shape is None or (shape.last is not None and shape.last(wire[-1])):
+    if shape is None:
+        return None
+    if shape.kept is not None:
+        found: _T | None = shape.kept.get(wire)  # items of other types have another shape: true is not taken for 1
+        if found is not None:
+            return found
+    if shape.last is not None and shape.last(wire[-1]):
         return None
     if shape.numbers is not None:
-        numbers = shape.numbers(wire)
-        if not (all(map(le, numbers, shape.most)) and all(map(le, shape.least, numbers))):
+        try:
+            shape.bounds(*shape.numbers(wire))
+        except (struct_error, OverflowError):
             return None
     for place, accepts in shape.others:
         if not accepts(wire[place]):
@@ -65,15 +116,25 @@ def plain_value(cls: type[_T], wire: Any) -> _T | None:
 
 
 def _made(cls: type[_T], shape: _Shape, wire: tuple[Any, ...]) -> _T | None:
-    values: list[Any] = [*wire, *shape.fill]
-    for place, of in shape.nested:
-        found = plain_value(of, values[place])
-        if found is None:
-            return None
-        values[place] = found
-    made = cls.__new__(cls)
-    for write, value in zip(shape.setters, values, strict=True):
-        write(made, value)
+    values: Sequence[Any] = wire
+    if shape.nested:
+        values = list(wire)
+        for place, of in shape.nested:
+            found = plain_value(of, values[place])
+            if found is None:
+                return None
+            values[place] = found
+    maker = shape.maker
+    made: _T
+    if maker.twin is None:
+        made = maker.slowly((*values, *shape.fill))
+    else:
+        made = maker.twin(*values)
+        made.__class__ = cls
+    if shape.kept is not None:
+        if len(shape.kept) >= _KEPT_MOST:
+            shape.kept.clear()
+        shape.kept[wire] = made
     return made
 
 
@@ -85,19 +146,34 @@ def _shape_of(cls: type[Any], kinds: _Kinds) -> _Shape | None:
     held = list(zip(fields, kinds, strict=False))
     if not all(_fits(field, kind) for field, kind in held) or _has_factory(cls):
         return None
-    integers = [(place, field) for place, (field, kind) in enumerate(held) if kind is int]
+    integers = [(place, _letter(field)) for place, (field, kind) in enumerate(held) if kind is int]
+    bounded = [place for place, letter in integers if letter]
     return _Shape(
-        numbers=_getter([place for place, _field in integers]),
-        least=tuple(0 if field.spec.shape == "uint" else SIGNED_MIN for _place, field in integers),
-        most=tuple(field.spec.max if field.spec.shape == "uint" else SIGNED_MAX for _place, field in integers),
+        numbers=_getter(bounded),
+        bounds=Struct("<" + "".join(letter for _place, letter in integers)).pack,
         others=tuple(
-            (place, field.accepts) for place, (field, kind) in enumerate(held) if kind in {str, tuple} and field.accepts
+            (place, field.accepts)
+            for place, (field, kind) in enumerate(held)
+            if field.accepts and (kind in {str, tuple} or (kind is int and place not in bounded))
         ),
         nested=tuple((place, field.spec.of) for place, (field, kind) in enumerate(held) if kind is tuple and field.spec.of),
         last=held[-1][0].is_default if held and kinds[-1] is type(held[-1][0].default) else None,
         fill=tuple(field.default for field in fields[len(kinds) :]),
-        setters=tuple(getattr(cls, field.name).__set__ for field in fields),
+        maker=_maker_of(cls),
+        kept={} if cls is Task else None,
     )
+
+
+def _letter(field: Field) -> str:
+    """Return the letter of `struct` for what a field of integers may hold, "" where there is none."""
+    return _WIDTHS.get(field.spec.bits, "") if field.spec.shape == "uint" else "q"
+
+
+def _maker_of(cls: type[Any]) -> _Maker:
+    """Return what makes values of a class."""
+    if cls not in _MAKERS:
+        _MAKERS[cls] = _Maker(cls, tuple(getattr(cls, field.name).__set__ for field in fields_of(cls)))
+    return _MAKERS[cls]
 
 
 def _getter(places: Sequence[int]) -> Callable[[tuple[Any, ...]], tuple[int, ...]] | None:

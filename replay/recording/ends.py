@@ -60,7 +60,7 @@ def header_record(header: Header) -> bytes:
     return raw
 
 
-def header_of_record(raw: bytes, where: str, upcasts: Upcasts = UPCASTS) -> tuple[Header, Dialect]:
+def header_of_record(raw: bytes | memoryview, where: str, upcasts: Upcasts = UPCASTS) -> tuple[Header, Dialect]:
     """Return the header, as one of today's, and how to read the events; raise HeaderError or VersionError."""
     record: Any = as_header_error(lambda: unpack_one(raw), where)
     legal = type(record) is tuple and len(record) == 3 and type(record[0]) is type(record[1]) is int and type(record[2]) is tuple
@@ -77,7 +77,7 @@ def trailer_record(trailer: Trailer, blocks: int) -> bytes:
     return raw
 
 
-def trailer_of_record(raw: bytes, blocks: int, events: int, *, newer: bool) -> Trailer:
+def trailer_of_record(raw: bytes | memoryview, blocks: int, events: int, *, newer: bool) -> Trailer:
     """Return the trailer; raise DamagedError unless it counts the blocks and events that were read."""
     record: Any = unpack_one(raw)
     if type(record) is not tuple or len(record) != 2 or type(record[0]) is not int:

@@ -66,6 +66,26 @@ class Input:
         self.position += len(taken)
         return taken
 
+    def read_into(self, room: memoryview) -> int:
+        """Fill the room with the next bytes; return how many, fewer than it takes only at the end."""
+        taken = len(self._ahead[: len(room)])
+        room[:taken], self._ahead = self._ahead[:taken], self._ahead[taken:]
+        readinto: Callable[[memoryview], int | None] | None = getattr(self._stream, "readinto", None)
+        if readinto is None:
+            rest = self._fill(len(room) - taken)
+            room[taken : taken + len(rest)] = rest
+            taken += len(rest)
+        while readinto is not None and taken < len(room):
+            try:
+                more = readinto(room[taken:])
+            except OSError as error:
+                raise self._trouble(error) from None
+            if not more:
+                break
+            taken += more
+        self.position += taken
+        return taken
+
     def seek(self, position: int) -> None:
         """Go on at another byte of the file."""
         try:
@@ -108,6 +128,46 @@ class Input:
         """Close the file if it was opened here."""
         if self._owned:
             self._stream.close()
+
+
+class Room:
+    """Memory for one block after another: what nobody looks into any more is used again, which spares the system's fresh pages.
+
+    A few pieces at most; when all of them are looked into, the next block gets memory of its own.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytearray] = []
+
+    def take(self, size: int) -> memoryview:
+        """Return room of that size; its bytes are any."""
+        place = next((place for place, piece in enumerate(self._pieces) if _is_free(piece)), len(self._pieces))
+        if place == len(self._pieces) or len(self._pieces[place]) < size:
+            piece = bytearray(_rounded(size))
+            self._pieces[place : place + 1] = [piece] if place < _PIECES_MOST else []
+            return memoryview(piece)[:size]
+        return memoryview(self._pieces[place])[:size]
+
+
+_PIECES_MOST: Final = 3
+_PIECE_BYTES: Final = 1 << 16
+
+
+def _rounded(size: int) -> int:
+    """Return the size of a piece that the next blocks, which are often a little larger, fit as well."""
+    return max(1, size + -size % _PIECE_BYTES)
+
+
+def _is_free(piece: bytearray) -> bool:
+    """Tell whether nobody looks into a piece: while somebody does, CPython lets nobody change its length."""
+    if sys.implementation.name != "cpython":
+        return False
+    try:
+        piece.pop()
+    except BufferError:
+        return False
+    piece.append(0)
+    return True
 
 
 class Output:

@@ -7,7 +7,7 @@ way round. So a frame's bytes depend only on its events, not on how they were ha
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ from replay.errors import EventError
 from replay.events import Task
 from replay.recording.codec import value_of_wire, value_to_wire
 from replay.recording.columns import Shape, encode_column, is_constant
-from replay.recording.decode import decode_column, has_nulls
+from replay.recording.decode import Lazy, decode_column, has_nulls, sums_of, sure_codes, wrap_of
 from replay.recording.fields import misfit
+from replay.recording.frame_heads import Heads, Step, head_of
 from replay.recording.limits import RUN_TASKS, SOURCE_FILES, VM_NUMBER, keep
 from replay.recording.wire import pack, unpack_one
 from replay.runs import HOT_CLASSES, Constant, Run
@@ -43,6 +44,8 @@ _FEW_TASKS: Final = 4
 _TASKS_KEPT: Final = 64
 _ONE_TASK: Final = ((None, 0), (0, 1))
 """Index and number of tasks where all rows are of one task, known or not."""
+
+_HEADS: Final = Heads(256)
 
 Values = Constant | list[Any]
 
@@ -151,26 +154,59 @@ def decode_frame(data: memoryview, head_bytes: int, rows: int, offset: int) -> R
 
     offset as in `encode_frame`. Raises EventError; the caller knows block and event numbers.
     """
-    head = unpack_one(data[:head_bytes])
+    raw = data[:head_bytes].tobytes()
+    known = _HEADS.find(raw) if rows > 1 else None
+    if known is None:
+        return _unknown_frame(raw, data, rows, offset)
+    head, numbers = known
+    columns = head.columns(rows)
+    at = head_bytes
+    for step in head.steps:
+        columns[step.shape.name], at = _known_column(step, numbers, data, at, rows, offset)
+    _check_end(data, at)
+    if not head.plain:
+        _check_tasks(columns["task"], head.tasks)
+        _check_places(columns["file"], columns["line"])
+    return Run.of_columns(columns, head.tasks)
+
+
+def _known_column(step: Step, numbers: Sequence[int], data: memoryview, at: int, rows: int, offset: int) -> tuple[Any, int]:
+    """Return (column, place behind it) of one that is described as in a head that is known."""
+    shape, form = step.shape, step.form
+    if step.first < 0:
+        sure = sure_codes(shape, form, data, at, rows, offset) if form else None
+        return sure or decode_column(shape, step.description, data, at, rows, offset)
+    first = numbers[step.first]
+    sure = sure_codes(shape, form, data, at, rows - 1, offset) if form and shape.holds(first) else None
+    if sure is None:
+        return decode_column(shape, (first, step.description[1]), data, at, rows, offset)
+    return Lazy(rows, sure[0], False, partial(sums_of, first, sure[0], wrap_of(shape))), sure[1]
+
+
+def _unknown_frame(raw: bytes, data: memoryview, rows: int, offset: int) -> Run:
+    """Return the run of a frame with such a head, which is remembered if all is right."""
+    head = unpack_one(raw)
     if type(head) is not tuple or len(head) != 1 + len(SHAPES) or type(head[0]) is not tuple:
         raise misfit("run", head, f"the tasks and {len(SHAPES)} columns")
     tasks = _known_tasks(pack(head[0])) if len(head[0]) <= _FEW_TASKS else _tasks_of_wire(head[0])
     columns: dict[str, Any] = {}
-    constants: dict[int | None, Constant] = {}
-    at = head_bytes
+    at = len(raw)
     for shape, description in zip(SHAPES, head[1:], strict=True):
-        if type(description) is tuple or shape.differences or not shape.holds(description):
-            columns[shape.name], at = decode_column(shape, description, data, at, rows, offset)
-            continue
-        constant = constants.get(description)
-        if constant is None:
-            constant = constants[description] = Constant(description, rows)
-        columns[shape.name] = constant
-    if at != len(data):
-        raise EventError(f"{counted(len(data) - at, 'byte')} after the last column", where="run", expected="none")
+        columns[shape.name], at = decode_column(shape, description, data, at, rows, offset)
+    _check_end(data, at)
     _check_tasks(columns["task"], tasks)
     _check_places(columns["file"], columns["line"])
-    return Run(tasks=tasks, **columns)
+    if rows > 1 and len(tasks) <= _FEW_TASKS:
+        known = head_of(head, SHAPES, tasks)
+        if known.numbers(raw) is not None:
+            _HEADS.add(known)
+    return Run.of_columns(columns, tasks)
+
+
+def _check_end(data: memoryview, at: int) -> None:
+    """Raise EventError unless the columns end where the frame does."""
+    if at != len(data):
+        raise EventError(f"{counted(len(data) - at, 'byte')} after the last column", where="run", expected="none")
 
 
 def _tasks_of_wire(rows: Sequence[Any]) -> tuple[Task, ...]:

@@ -27,12 +27,14 @@ from replay.recording.blocks import (
     parse_magic,
 )
 from replay.recording.ends import Prefix, header_of_record, torn_trailer, trailer_of_record
-from replay.recording.files import Input, Readable
+from replay.recording.files import Input, Readable, Room
 from replay.recording.opened import Opened
 from replay.recording.segments import ROWS, rows_of, run_of_columns, segments_of, structural
 from replay.recording.upcast import UPCASTS, Dialect, Upcasts
 from replay.runs import Item
 from replay.units import counted
+
+Raw = bytes | memoryview
 
 
 class KvmrReader(Opened):
@@ -50,6 +52,7 @@ class KvmrReader(Opened):
         self._events = 0
         self._skipped: list[int] = []
         self._may_compress = False
+        self._room = Room()
         self._trailer: Trailer | None = None
         self._end_seen: Trailer | None = None
         self._started = False
@@ -127,7 +130,7 @@ class KvmrReader(Opened):
         self._block += 1
         return header
 
-    def _read_block(self) -> tuple[BlockHeader, bytes] | None:
+    def _read_block(self) -> tuple[BlockHeader, Raw] | None:
         """Return the next block and its raw bytes; None where the file stops before its end."""
         self._block_at = self._input.position
         head = self._input.read(LAYOUT.size)
@@ -136,9 +139,10 @@ class KvmrReader(Opened):
         try:
             block = parse_block_header(head, self._previous, self._events)
             known = check_kind(block)
-            payload = self._input.read(block.payload_bytes)
-            if len(payload) < block.payload_bytes:
+            room = self._room.take(block.payload_bytes)
+            if self._input.read_into(room) < block.payload_bytes:
                 return None
+            payload = room.toreadonly()
             check_payload(block, payload)
             raw = decode_payload(block, payload, may_compress=self._may_compress and block.kind == EVENTS) if known else b""
         except RecordingError as error:
@@ -146,25 +150,28 @@ class KvmrReader(Opened):
         self._previous = block.checksum
         return block, raw
 
-    def _next_block(self) -> Iterator[Item]:
+    def _next_block(self) -> Sequence[Item]:
+        """Return the items of the next block; none of one without events, and at the end, where the trailer is known."""
         found = self._read_block()
         if found is None:
             self.torn = True
             self._trailer = torn_trailer(self._events, f"{Path(self.name).name}, block {self._block} at byte {self._block_at}")
-            return
+            return ()
         block, raw = found
         if block.kind == END:
             self._end(raw)
-            return
+            return ()
         if block.kind == HEADER:
             raise self._damaged(DamagedError("a second HEADER", expected="one"))
+        items: Sequence[Item] = ()
         if block.kind not in KIND_NAMES:
             self._skipped += [] if block.kind in self._skipped else [block.kind]
         else:
-            yield from self._events_of(block, raw)
+            items = self._events_of(block, raw)
         self._block += 1
+        return items
 
-    def _end(self, raw: bytes) -> None:
+    def _end(self, raw: Raw) -> None:
         try:
             trailer = trailer_of_record(raw, self._block, self._events, newer=bool(self._dialect.newer))
         except RecordingError as error:
@@ -176,25 +183,23 @@ class KvmrReader(Opened):
             raise self._damaged(DamagedError("bytes after the END block", expected="the end of the file"))
         self._trailer = trailer
 
-    def _events_of(self, block: BlockHeader, raw: bytes) -> Iterator[Item]:
-        """Yield the items of a block, all of them checked before the first is yielded."""
+    def _events_of(self, block: BlockHeader, raw: Raw) -> list[Item]:
+        """Return the items of a block, all of them checked before the first is yielded."""
+        items: list[Item] = []
+        number, event_of = self._events, self._dialect.reader()
         try:
-            items = list(self._decode(raw, block.events))
+            for tag, count, head_bytes, content in segments_of(raw, block.events):
+                try:
+                    if tag != ROWS:
+                        items.append(run_of_columns(content, head_bytes, count))
+                        number += count
+                        continue
+                    for row in rows_of(content, head_bytes, count):
+                        items.append(structural(event_of(row)))
+                        number += 1
+                except RecordingError as error:
+                    raise error.at(f"event {number}") from None
         except RecordingError as error:
             raise self._damaged(error) from None
         self._events += block.events
-        yield from items
-
-    def _decode(self, raw: bytes, events: int) -> Iterator[Item]:
-        number = self._events
-        for tag, count, head_bytes, content in segments_of(raw, events):
-            try:
-                if tag != ROWS:
-                    yield run_of_columns(content, head_bytes, count)
-                    number += count
-                    continue
-                for row in rows_of(content, head_bytes, count):
-                    yield structural(self._dialect.event_of_wire(row))
-                    number += 1
-            except RecordingError as error:
-                raise error.at(f"event {number}") from None
+        return items

@@ -44,7 +44,7 @@ def columns_segment(runs: Sequence[Run], first_event: int) -> bytes:
     return _segment(COLUMNS, sum(map(len, runs)), len(head), head + body)
 
 
-def segments_of(raw: bytes, events: int) -> Iterator[tuple[int, int, int, memoryview]]:
+def segments_of(raw: bytes | memoryview, events: int) -> Iterator[tuple[int, int, int, memoryview]]:
     """Yield (tag, events, bytes of the head, content) of each segment; raise EventError unless they fill the block.
 
     events: how many the block's header promises.
@@ -55,19 +55,20 @@ def segments_of(raw: bytes, events: int) -> Iterator[tuple[int, int, int, memory
             raise EventError(counted(len(raw) - at, "byte"), where=f"byte {at} of the block", expected="a segment")
         tag, zeros, count, head_bytes, size = LAYOUT.unpack_from(raw, at)
         start, end = at + LAYOUT.size, at + LAYOUT.size + size
+        behind = padded(end)
         total += count
         if tag not in {ROWS, COLUMNS} or zeros != _ZEROS or tag == last:
             raise EventError(
                 f"a segment with tag {tag} after {last}", where=f"byte {at} of the block", expected="rows or columns in turn"
             )
-        if not count or total > events or head_bytes > size or padded(end) > len(raw) or any(view[end : padded(end)]):
+        if not count or total > events or head_bytes > size or behind > len(raw) or (end != behind and any(view[end:behind])):
             raise EventError(
                 f"a segment of {counted(count, 'event')} in {counted(size, 'byte')}",
                 where=f"byte {at} of the block",
                 expected="one that fits",
             )
         yield tag, count, head_bytes, view[start:end]
-        at, last = padded(end), tag
+        at, last = behind, tag
     if total != events:
         raise EventError(counted(total, "event"), where="block", expected=f"{events}")
 

@@ -78,6 +78,10 @@ class Dialect:
             return event_of_wire(wire, newer=self.newer)
         return self.event_of_named(self._named_event(wire))
 
+    def reader(self) -> Callable[[Any], Event]:
+        """Return what does `event_of_wire`, without asking anew for each event how."""
+        return self.event_of_wire if self._steps or self.newer else event_of_wire
+
     def event_of_named(self, named: Named) -> Event:
         """Return the event of an object of this version."""
         for step in self._steps:

@@ -5,6 +5,7 @@ its limits and every exception becomes an EventError. A decoder is used for one 
 again after an error is not supported by it.
 """
 
+from itertools import islice
 from typing import Any, Final
 
 import msgpack
@@ -52,9 +53,13 @@ _TEXT_LENGTH_BYTES: Final[dict[int, int]] = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _ARRAY_LENGTH_BYTES: Final[dict[int, int]] = {0xDC: 2, 0xDD: 4}
 
 
+_PACKER: Final = msgpack.Packer(use_bin_type=True)
+"""One for all: it keeps nothing from one value to the next, not even of one that it can not pack."""
+
+
 def pack(value: object) -> bytes:
     """Return the canonical bytes of a value made of tuples, lists, ints, texts, booleans and None."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = _PACKER.pack(value)
     return packed
 
 
@@ -65,6 +70,9 @@ def unpack(data: bytes | memoryview, count: int) -> list[Any]:
     arrays are rare: only when there is one are the bytes looked through before they are decoded.
     """
     raw = bytes(data)
+    few = _few(raw, count)
+    if few is not None:
+        return few
     try:
         found, packed = _decode(raw, count, _FEW_ITEMS)
     except EventError:
@@ -77,10 +85,24 @@ def unpack(data: bytes | memoryview, count: int) -> list[Any]:
     return found
 
 
+_ARRAY_OF_FEW: Final = 15
+"""So many items an array may have whose head is one byte."""
+
+
+def _few(raw: bytes, count: int) -> list[Any] | None:
+    """Return a few values in which all is well, None otherwise: decoded and packed again at once, as an array of them."""
+    if count > _ARRAY_OF_FEW:
+        return None
+    array = bytes((0x90 | count,)) + raw
+    try:
+        values = msgpack.unpackb(array, **_LIMITS)
+        return list(values) if pack(values) == array else None
+    except _TROUBLE:
+        return None
+
+
 def _decode(raw: bytes, count: int, items_max: int) -> tuple[list[Any], bytes]:
     """Return at most count + 1 values, and the bytes that they pack to."""
-    found: list[Any] = []
-    packed = bytearray()
     decoder = msgpack.Unpacker(
         use_list=False,
         raw=False,
@@ -93,14 +115,11 @@ def _decode(raw: bytes, count: int, items_max: int) -> tuple[list[Any], bytes]:
     )
     try:
         decoder.feed(raw)
-        for value in decoder:
-            found.append(value)
-            packed += pack(value)
-            if len(found) > count:
-                break
+        found = list(islice(decoder, count + 1))
+        packed = b"".join(map(pack, found))
     except _TROUBLE as error:
         raise EventError(f"bytes that do not decode ({error or type(error).__name__})", expected="MessagePack arrays") from None
-    return found, bytes(packed)
+    return found, packed
 
 
 def unpack_one(data: bytes | memoryview) -> Any:

@@ -217,5 +217,5 @@ class TestLazy:
         assert isinstance(run, Run)
         for column in (run.time_ns, run.line, run.ret):
             assert isinstance(column, Lazy)
-            assert column._memo == []
+            assert column._held is None
         assert list(run.events()) == events

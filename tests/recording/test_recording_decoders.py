@@ -47,9 +47,13 @@ def good(cls: type[Any], rng: random.Random) -> tuple[Any, ...]:
 class TestPlainValues:
     """One way or the other: the same."""
 
+    @pytest.mark.parametrize("often", [1, 1 << 30])
     @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-    def test_as_with_care(self, cls: type[Any]) -> None:
+    def test_as_with_care(self, cls: type[Any], often: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Legal and illegal items, in any place, too few and too many: what is decoded is right, what is wrong is left."""
+        monkeypatch.setattr(decoders, "_OFTEN", often)
+        monkeypatch.setattr(decoders, "_MAKERS", {})
+        monkeypatch.setattr(decoders, "_SHAPES", {})
         rng, found = random.Random(cls.__name__), 0
         for _ in range(400):
             wire = good(cls, rng)
