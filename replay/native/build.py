@@ -16,7 +16,7 @@ from typing import Final
 SOURCE: Final = Path(__file__).resolve().parent / "rows.c"
 MODULE: Final = "_kvm_replay_rows"
 """As in loop.py, which a build has not at hand."""
-_FLAGS: Final = ("-O3", "-fPIC", "-shared", "-std=gnu11", "-fno-strict-aliasing")
+_FLAGS: Final = ("-O2", "-ftree-vectorize", "-fPIC", "-shared", "-std=gnu11", "-fno-strict-aliasing")
 _MACOS: Final = ("-undefined", "dynamic_lookup")
 """The loop is loaded into a Python that has the symbols."""
 
