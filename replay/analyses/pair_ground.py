@@ -51,10 +51,13 @@ class Ground:
 
     def limit(self) -> int | None:
         """Return the first event at which userspace would have acted otherwise under one of the two lanes."""
-        if self._parted_at is None and not self.reference.disagreements and not self.other.disagreements:
-            return None
-        lanes = [lane.horizon.event for lane in (self.reference, self.other) if lane.horizon is not None and not lane.factual]
-        return min([*lanes, *([] if self._parted_at is None else [self._parted_at])], key=self.ledger.place, default=None)
+        limit = self._parted_at
+        for lane in (self.reference, self.other):
+            if lane.disagreements and not lane.factual:
+                event = lane.disagreements[0].event
+                if limit is None or self.ledger.place(event) < self.ledger.place(limit):
+                    limit = event
+        return limit
 
     def row_rule(self, row: str) -> tuple[str, Rule]:
         """Return the catalogue row that stands, and its rule: lanes that differ in more than the policy have no row."""

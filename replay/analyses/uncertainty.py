@@ -159,23 +159,21 @@ class Doubts:
         """Take one run."""
         for index, outcome in enumerate(step.outcomes):
             reasons = outcome.reasons()
-            if NO_SLOT in reasons or GONE in reasons:
-                found = self._lacking(step, index, outcome)
-                if found:
-                    for (number, reason), (count, first) in found.items():
-                        self.add(_LACKING[reason], number, step.first + first, _ORDER, count)
-                    return  # one lane is enough: the recording is the same for all
+            if (NO_SLOT in reasons or GONE in reasons) and self._lacking(step, index, outcome):
+                return  # one lane is enough: the recording is the same for all
 
-    def _lacking(self, step: RunStep, index: int, outcome: RunOutcome) -> dict[tuple[int, str], tuple[int, int]]:
-        """Return what a lane says that the recording lacks: by VM and warning, in how many rows, and the first of them."""
-        vm, found, silent = step.run.vm, dict[tuple[int, str], tuple[int, int]](), self._lanes[index].horizon is not None
-        for row, reason in outcome.said(_LACKING):
-            if silent and not self._speaks(index, step.first + row):
-                continue
-            key = vm[row], reason
-            known = found.get(key)
-            found[key] = (1, row) if known is None else (known[0] + 1, known[1])
-        return found
+    def _lacking(self, step: RunStep, index: int, outcome: RunOutcome) -> bool:
+        """Note what a lane says that the recording lacks, by VM; tell whether there is any."""
+        column, some = step.run.vm, False
+        for reason, what in _LACKING.items():
+            rows = outcome.rows_of(reason)
+            if rows and self._lanes[index].horizon is not None:
+                rows = [row for row in rows if self._speaks(index, step.first + row)]
+            vms = [column[row] for row in rows]
+            for number in dict.fromkeys(vms):
+                self.add(what, number, step.first + rows[vms.index(number)], _ORDER, vms.count(number))
+                some = True
+        return some
 
     def finish(self, trailer: Trailer) -> tuple[Uncertainty, ...]:
         """Return all doubts, by first event."""

@@ -15,12 +15,13 @@ from replay.engine.overlay import Piece, chosen, spread
 from replay.engine.rows import chosen_rows, rows_of_vms
 from replay.events import Event, MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc, TssSet, VcpuCreate
 from replay.kvm.allocator import GFN_WRITE_TRACK, Allocation
-from replay.kvm.fold import fold
+from replay.kvm.fold import fold, fold_some
 from replay.kvm.fork import fork
 from replay.kvm.machine import Machine, Outcome
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
 from replay.kvm.policies import Policy
 from replay.kvm.profile import Profile
+from replay.kvm.run_columns import vm_mask
 from replay.kvm.run_outcome import RunOutcome
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Constant, Run
 from replay.units import ENOMEM, ret_text
@@ -145,9 +146,12 @@ class Lane:
         return outcome
 
     def fold_vms(self, run: Run, first: int, vms: Sequence[int]) -> Piece:
-        """Apply what a run has of some VMs, and count what this lane leaves out of all of it; results are not compared."""
+        """Apply what a run has of some VMs, given in order; count what is left out of all of it. Results are not compared."""
         rows = self._kept_rows(run)
         self._count_left_out(run, rows)
+        outcome = fold_some(self.machine, run, first, vms) if rows is None else None
+        if outcome is not None:
+            return Piece(None, outcome, vm_mask(run.vm, vms))
         return self._fold_rows(run, first, rows_of_vms(run, vms, rows))
 
     def _fold_rows(self, run: Run, first: int, rows: Sequence[int]) -> Piece:

@@ -6,17 +6,31 @@ import attrs
 
 from replay.engine.rows import chosen_column
 from replay.kvm.fold import count_changes
-from replay.kvm.run_columns import Column, Rows, log_of, put, reasons_in, taken
+from replay.kvm.run_columns import Column, Rows, laid, log_of, put, reasons_in, taken
 from replay.kvm.run_outcome import RunOutcome
 from replay.runs import Run
 
 
 @attrs.frozen(eq=False)
 class Piece:
-    """Some rows of a run, in order, and an outcome that is numbered by them."""
+    """Some rows of a run, in order, and an outcome that is numbered by them.
 
-    rows: Rows
+    rows: None where it is numbered by the run's rows, and says nothing of others than those of some VMs. mask: of these.
+    """
+
+    rows: Rows | None
     outcome: RunOutcome
+    mask: int = 0
+
+    def laid(self, column: Column, of: Callable[[RunOutcome, int], Column], length: int) -> Column:
+        """Return a column of the run with what this piece says instead."""
+        if self.rows is None:
+            return laid(column, self.mask, of(self.outcome, length), length)
+        return put(column, self.rows, of(self.outcome, len(self.rows)), length)
+
+    def cleared(self, column: Column, length: int) -> Column:
+        """Return a column of the run with zeros instead of its rows."""
+        return laid(column, self.mask, None, length) if self.rows is None else put(column, self.rows, None, length)
 
 
 @attrs.frozen(eq=False)
@@ -37,7 +51,7 @@ class _Overlay:
         length = len(self.run)
         column = None if self.base is None else of(self.base, length)
         for piece in self.pieces:
-            column = put(column, piece.rows, of(piece.outcome, len(piece.rows)), length)
+            column = piece.laid(column, of, length)
         return column
 
     def changes(self, kept: Run) -> RunOutcome:
@@ -83,5 +97,5 @@ def reasons_elsewhere(outcome: RunOutcome, run: Run, pieces: Iterable[Piece]) ->
         return {}
     column = outcome.warned(len(run))
     for piece in pieces:
-        column = put(column, piece.rows, None, len(run))
-    return reasons_in(column)
+        column = piece.cleared(column, len(run))
+    return reasons_in(column, outcome.reasons())

@@ -20,14 +20,15 @@ def rows_of_vms(run: Run, vms: Sequence[int], kept: Sequence[int] | None) -> Seq
 
         flags = np.zeros(run.vms()[-1] + 1, bool)
         flags[list(vms)] = True
-        found: memoryview = np.flatnonzero(flags[np.frombuffer(run.vm, f"u{run.vm.itemsize}")]).data
+        numbers = np.frombuffer(run.vm, f"u{run.vm.itemsize}")
+        found: memoryview = (flags[numbers] if len(vms) > 1 else numbers == vms[0]).nonzero()[0].data
         return found
     return [row for row, number in enumerate(run.vm) if number in wanted]
 
 
 def chosen_rows(run: Run, rows: Sequence[int]) -> Run:
     """Return a run with only some rows, and of those only what a fold looks at."""
-    columns: dict[str, Any] = {name: Constant(None, len(rows)) for name in COLUMNS}
+    columns: dict[str, Any] = dict.fromkeys(COLUMNS, Constant(None, len(rows)))
     columns |= {name: chosen_column(getattr(run, name), rows) for name in _FOLDED}
     return Run(tasks=(), **columns)
 

@@ -21,6 +21,7 @@ from replay.kvm.memslot import Arch
 from replay.kvm.memslots import Memslots
 from replay.kvm.near import reads_both_spaces, tracks
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
+from replay.kvm.run_columns import put
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.native import loop
@@ -31,8 +32,10 @@ LOOP: Final[list[Any]] = [loop.LOOP]
 """The compiled loop, or None."""
 if LOOP[0] is not None:
     tally_long_by(LOOP[0].tally, LOOP[0].by_vm)
-VMS_MOST: Final = 255
+VMS_MOST: Final = 254
 """VMs of lower numbers are told apart in a byte."""
+_PASSED_OVER: Final = 254
+"""Index of VMs whose rows are not to be folded."""
 LIVE, UNUSUAL = 0, 1
 OFF, TRACKS, TWICE = 1, 2, 4
 LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER = range(5)
@@ -119,13 +122,15 @@ def _own(space: Memslots, table: Table) -> None:
 
 @attrs.define(eq=False)
 class _Known:
-    """What is kept of the VMs that a run named, for the next one. index: a byte for each number, 255 for none of them.
+    """What is kept of the VMs that a run named, for the next one. wanted: those of which rows are folded, which `vms` are.
 
+    index: a byte for each number, 254 for others that the run names, 255 for all the rest.
     spaces: both address spaces of each VM, one twice where there is but one; packed: what is known of them; pieces: the same for
     the loop. states: what of each VM decides the flags in them.
     """
 
     numbers: tuple[int, ...]
+    wanted: tuple[int, ...]
     vms: list[Vm]
     index: bytes
     spaces: list[tuple[Vm, Memslots]]
@@ -175,18 +180,21 @@ def _flags(vm: Vm, high: int) -> int:
     return OFF * off | TRACKS * tracks(vm, high) | TWICE * reads_both_spaces(vm)
 
 
-def _known(machine: Machine, run: Run) -> _Known | None:
-    """Return the VMs of a run; None where the loop can not tell them apart, or one is not there."""
+def _known(machine: Machine, run: Run, wanted: tuple[int, ...]) -> _Known | None:
+    """Return the VMs of a run; None where the loop can not tell them apart, or one is not there. wanted: see `_Known`."""
     numbers, known = run.vms(), machine.compiled
-    if known is None or known.numbers != numbers or any(machine.vms.get(vm.number) is not vm for vm in known.vms):
-        if numbers[-1] >= VMS_MOST or not all(number in machine.vms for number in numbers):
+    same = known is not None and known.numbers == numbers and known.wanted == wanted
+    if not same or any(machine.vms.get(vm.number) is not vm for vm in known.vms):
+        if numbers[-1] >= VMS_MOST or not all(number in machine.vms for number in wanted):
             return None
         index = bytearray(b"\xff") * 256
-        for place, number in enumerate(numbers):
+        for number in numbers:
+            index[number] = _PASSED_OVER
+        for place, number in enumerate(wanted):
             index[number] = place
-        vms = [machine.vms[number] for number in numbers]
+        vms = [machine.vms[number] for number in wanted]
         spaces = [(vm, space) for vm in vms for space in (vm.spaces[0], vm.spaces[-1])]
-        machine.compiled = known = _Known(numbers, vms, bytes(index), spaces)
+        machine.compiled = known = _Known(numbers, wanted, vms, bytes(index), spaces)
     found: _Known = known
     return found
 
@@ -291,25 +299,28 @@ class _Fold:
         one.log = [(0, reason) for reason in log.new]
         if kind < QUERY or (kind >= ACCOUNT and level > 1 and NO_SLOT not in log.new):
             one.adds, one.removes = (1, 0) if kind in (ADD, ACCOUNT) else (0, 1)
-        self._take(row, one, 1)
+        self._take([row], one)
         log.new = []
 
     def _rest(self, row: int) -> None:
         """Fold all rows from one on by another rule."""
-        part = self.run.select(range(row, len(self.run)))
-        self._take(row, fold_uncompiled(self.machine, part, self.first + row), len(part))
+        rows: Sequence[int] = range(row, len(self.run))
+        if self.known.wanted != self.known.numbers:
+            rows = [one for one in rows if self.run.vm[one] in self.known.wanted]
+        if rows:
+            self._take(rows, fold_uncompiled(self.machine, self.run.select(rows), self.first + row))
 
-    def _take(self, row: int, done: RunOutcome, rows: int) -> None:
-        """Take over what was done from a row on; the machine has counted its warnings."""
+    def _take(self, rows: Sequence[int], done: RunOutcome) -> None:
+        """Take over what was done of some rows; the machine has counted its warnings."""
         self.outcome.adds += done.adds
         self.outcome.removes += done.removes
         for reason, count in done.reasons().items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
-        warned, answered = done.warned(rows), done.answered(rows)
+        warned, answered = done.warned(len(rows)), done.answered(len(rows))
         if warned is not None:
-            self.warned[row : row + rows] = bytes(warned)
+            self.warned = bytearray(put(self.warned, rows, warned, len(self.run)))
         if answered is not None:
-            self.answered[row : row + rows] = bytes(answered)
+            self.answered = bytearray(put(self.answered, rows, answered, len(self.run)))
             self.answers += 1
 
     def _said(self) -> RunOutcome:
@@ -334,14 +345,15 @@ def _column(column: Sequence[int]) -> Any:
     return column if isinstance(column, memoryview) else array("Q", column)
 
 
-def fold_compiled(machine: Machine, run: Run, first: int) -> RunOutcome | None:
+def fold_compiled(machine: Machine, run: Run, first: int, wanted: Sequence[int] = ()) -> RunOutcome | None:
     """Apply a run whose first row is event `first`; None, and nothing is changed, when it needs another rule.
 
+    wanted: some of the VMs that it names, in order; () for all of them. Rows of others are passed over.
     Cost: 5 to 40 ns a row and 20 us a run. Source: see the module.
     """
     if machine.policy.at_first_add:
         return None  # its arrays come within runs
-    known = _known(machine, run)
+    known = _known(machine, run, tuple(wanted) or run.vms())
     if known is None:
         return None
     if not known.update(machine.allocator.counters, len(run)) or not known.usual:

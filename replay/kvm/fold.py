@@ -147,6 +147,18 @@ def fold_uncompiled(machine: Machine, run: Run, first: int) -> RunOutcome:
     return fold_run(machine, run, first)
 
 
+def fold_some(machine: Machine, run: Run, first: int, vms: Sequence[int]) -> RunOutcome | None:
+    """Apply the rows that a run has of some VMs, given in order; None, and nothing is changed, where they must be chosen first.
+
+    Source: see the module.
+    """
+    if not _compiled():
+        return None
+    from replay.kvm.compiled import fold_compiled
+
+    return fold_compiled(machine, run, first, vms)
+
+
 def has_bulk() -> bool:
     """Tell whether the bulk rule is loaded, and numpy with it. Source: see the module."""
     return bool(_BULK)

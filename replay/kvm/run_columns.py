@@ -12,7 +12,7 @@ from itertools import compress
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
-from replay.kvm.kernel_log import BITS, reasons_of
+from replay.kvm.kernel_log import BITS, LPAGE, reasons_of
 from replay.runs import GUEST_WRITE
 
 Column = Any
@@ -98,23 +98,62 @@ def answer(value: int) -> int:
     return (value ^ 128) - 128
 
 
-def reasons_in(column: Column) -> dict[str, int]:
-    """Count the warnings of a column. Source: see the module."""
+def reasons_in(column: Column, among: Iterable[str]) -> dict[str, int]:
+    """Count the warnings of a column. among: all that there can be. Cost: 0.1 ns a row and warning. Source: see the module."""
     found: dict[str, int] = {}
-    for (bits,), _first, count in groups(marked(column), [column]):
-        for reason in reasons_of(bits):
-            found[reason] = found.get(reason, 0) + count
+    if column is None:
+        return found
+    raw, known = bytes(column), tuple(among)
+    for reason in known:
+        both = LPAGE in known  # which alone is said together with others
+        count = sum(map(raw.count, _bytes_with(reason))) if both else raw.count(BITS[reason])
+        if count:
+            found[reason] = count
     return found
 
 
-def masked(column: Column, bits: int) -> Column:
-    """Return the warnings of a column that are among some. Source: none."""
-    return None if column is None else bytes(column).translate(_mask(bits))
+@cache
+def _bytes_with(reason: str) -> tuple[int, ...]:
+    """Return the bytes that say a reason, alone or with LPAGE."""
+    bits = BITS[reason]
+    others = [bit for bit in BITS.values() if bit != bits and BITS[LPAGE] in {bit, bits}]
+    return (bits, *(bits | bit for bit in others))
+
+
+def vm_mask(vm: Sequence[int], vms: Sequence[int]) -> int:
+    """Return a number with a byte of ones for each row of some VMs. vm: of each row. Source: none."""
+    if isinstance(vm, memoryview) and vm.itemsize == 1:
+        raw = bytes(vm).translate(_mask_of(tuple(vms)))
+    else:
+        raw = bytes(255 * (number in vms) for number in vm)
+    return int.from_bytes(raw, "little")
 
 
 @cache
-def _mask(bits: int) -> bytes:
-    return bytes(byte & bits for byte in range(256))
+def _mask_of(vms: tuple[int, ...]) -> bytes:
+    return bytes(255 * (number in vms) for number in range(256))
+
+
+def laid(column: Column, mask: int, part: Column, length: int) -> Column:
+    """Return a column with what another one says of the rows of a mask, see `vm_mask()`; the other one says no more.
+
+    Cost: 0.5 ns a row. Source: none.
+    """
+    if column is None or part is None:
+        if column is part or column is None:
+            return part
+        return (int.from_bytes(bytes(column), "little") & ~mask).to_bytes(length, "little")
+    wide = int.from_bytes(bytes(column), "little") & ~mask | int.from_bytes(bytes(part), "little")
+    return wide.to_bytes(length, "little")
+
+
+def rows_of(column: Column, bits: int, count: int) -> list[int]:
+    """Return the rows of which exactly some warnings are said; count: how many there are. Cost: 0.1 us each. Source: none."""
+    found, row, raw = list[int](), -1, b"" if column is None else bytes(column)
+    for _ in range(count):
+        row = raw.index(bits, row + 1)
+        found.append(row)
+    return found
 
 
 def marked(column: Column) -> Rows:

@@ -1,13 +1,13 @@
 """Say what a run did in one lane, as the rows that are worth a word. Source: the functions that fold.py and bulk.py model."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 from replay.kvm.allocator import Allocation
 from replay.kvm.kernel_log import BITS
-from replay.kvm.run_columns import Column, answered_column, log_of, masked, rets_of, warned_column, writes_of
+from replay.kvm.run_columns import Column, answered_column, log_of, rets_of, rows_of, warned_column, writes_of
 
 _NOT_YET: Final = object()
 """A column that nobody asked for."""
@@ -70,13 +70,12 @@ class RunOutcome:
                 found[reason] = found.get(reason, 0) + 1
         return found
 
-    def said(self, reasons: Collection[str]) -> list[tuple[int, str]]:
-        """Return the part of the log that is about some warnings."""
-        if not any(reason in reasons for reason in self.reasons()):
-            return []
-        if "warned" in self._work:
-            return log_of(masked(self.warned(len(self._kinds)), sum(BITS[reason] for reason in reasons)))
-        return [(row, reason) for row, reason in self.log if reason in reasons]
+    def rows_of(self, reason: str) -> list[int]:
+        """Return the rows of one warning that is never said together with another one."""
+        count = self.reasons().get(reason, 0)
+        if count and (self._warned is not _NOT_YET or "warned" in self._work):
+            return rows_of(self.warned(len(self._kinds)), BITS[reason], count)
+        return [row for row, said in self.log if said == reason] if count else []
 
     def _make_log(self) -> list[tuple[int, str]]:
         return log_of(self.warned(len(self._kinds)))

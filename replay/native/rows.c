@@ -13,14 +13,14 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ROWS_API 2 /* what compiled.py expects; to be raised with any change of arguments or results */
+#define ROWS_API 3 /* what compiled.py expects; to be raised with any change of arguments or results */
 
 enum { ADD = 64, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT };
 enum { LIVE, UNUSUAL }; /* state of a memslot's place */
 enum { OFF = 1, TRACKS = 2, TWICE = 4 }; /* flags of an address space: see compiled.py */
 enum { LEFT_NOTHING, LEFT_PYTHON, LEFT_LEAVES, LEFT_HELD_LEAVES, LEFT_COVER };
 enum { SAID_OFF, SAID_NO_SLOT, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_WARNINGS, SAID_EINVAL = SAID_WARNINGS, SAID_TRUE, SAID_KINDS };
-enum { BLOCK = 128, CHUNKS = 64 };
+enum { BLOCK = 128, CHUNKS = 64, PASSED_OVER = 254 }; /* index of VMs whose rows are not to be folded */
 enum { LEAF_SHIFT = 7, NODE_SHIFT = 16, LEAF_MASK = 127, NODE_MASK = 511 };
 enum { REGION_SHIFT = 9, CHUNK_SHIFT = 12, CHUNK_MASK = 4095 };
 
@@ -293,7 +293,7 @@ struct row {
 	struct facts *facts;
 	const struct place *place; /* NULL: no memslot */
 	int64_t home, cell, held_home, held_cell; /* -1: not known, or none */
-	uint8_t kind, deep, external;
+	uint8_t kind, deep, external; /* kind: 0 for a row that is passed over */
 };
 
 static inline int64_t root_of(const struct row *row)
@@ -481,8 +481,10 @@ static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
 {
 	struct row *row = block->rows + i;
 	uint8_t vm = work->vm_index[block->vm[i]];
+	row->home = row->cell = row->held_home = row->held_cell = -1;
+	row->kind = 0;
 	if (vm >= work->nvms)
-		return 0;
+		return vm == PASSED_OVER;
 	row->gfn = block->gfn[i];
 	row->kind = block->kind[i];
 	row->deep = block->deep[i];
@@ -490,7 +492,6 @@ static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
 	row->facts = work->facts + vm;
 	row->space = work->spaces + 2 * vm + block->high[i];
 	row->place = place_of(row->space, row->gfn);
-	row->home = row->cell = row->held_home = row->held_cell = -1;
 	if (row->place && !(row->space->flags & OFF)) {
 		row->home = home_of(&work->counts, root_of(row), row->gfn);
 		__builtin_prefetch((const int32_t *)work->counts.nodes.buf + row->home);
@@ -575,6 +576,10 @@ static Py_ssize_t fold_rows(struct work *work, Py_ssize_t first, Py_ssize_t rows
 		Py_ssize_t known = find_block(work, &block, n);
 		while (i < known) {
 			const struct row *row = block.rows + i;
+			if (!row->kind) { /* of a VM that is passed over, and so is what takes it back */
+				i += 1 + block.pair[i];
+				continue;
+			}
 			if (block.pair[i]) {
 				if (takes_back(work, row)) {
 					work->adds += row->external || row->deep;

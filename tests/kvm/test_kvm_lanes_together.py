@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from bulk_worlds import World, profile_of
+from compiled_loop import loop
 
 from replay.engine.lane import SKIPPED_EXTERNAL, SKIPPED_SHADOW, Lane
 from replay.engine.lockstep import RunStep, lockstep
-from replay.kvm import fold
+from replay.kvm import compiled, fold
 from replay.kvm.fold import fold_run
 from replay.kvm.policies import POLICIES, unbuildable
 from replay.kvm.profile import Profile
@@ -98,9 +99,12 @@ def _left_out(lane: Lane, run: Run, row: int) -> str:
 class TestTogether:
     """N lanes in lockstep."""
 
-    @pytest.mark.parametrize("rows_least", [1, 128, 1 << 20], ids=["bulk", "both", "scalar"])
+    @pytest.mark.parametrize("rows_least", [0, 1, 128, 1 << 20], ids=["compiled", "bulk", "both", "scalar"])
     def test_equals_lanes_alone(self, rows_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Outcomes and states are those of each lane replayed alone by the scalar rule, wherever lanes part."""
+        if not rows_least:
+            monkeypatch.setattr(compiled, "LOOP", [loop()])
+            monkeypatch.setattr(fold, "_COMPILED", [compiled.fold_compiled])
         monkeypatch.setattr(fold, "BULK_ROWS_LEAST", rows_least)
         monkeypatch.setattr(fold, "BULK_AFTER_ROWS", 0)
         met: Counter[str] = Counter()
