@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from replay.engine.lane import Lane
 from replay.kvm.counters import Counters
-from replay.kvm.memslot import Memslot
+from replay.kvm.memory_region import Newborn
+from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.memslots import Memslots
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled, reads_all_address_spaces
 from replay.kvm.vm import Vm
@@ -80,38 +81,46 @@ def share_counters(group: Sequence[Lane], number: int) -> None:
     _share([vm.external_adds for vm in vms])
     for spaces in zip(*(vm.spaces for vm in vms), strict=True):
         for slots in zip(*(space.by_base() for space in spaces), strict=True):
-            _share_slot(slots)
+            _share_arch([slot.arch for slot in slots])
+
+
+def all_share(newborn: Newborn, lanes: int) -> bool:
+    """Tell whether all of some lanes share what they count of a memslot that they have just made. Cost: none to speak of."""
+    untracked, tracked = newborn
+    if tracked is None:
+        return untracked is not None and untracked.lpage_moves.owners == lanes
+    return tracked.lpage_moves.owners == tracked.counts.roots.owners == lanes
 
 
 def share_slot(slots: Sequence[Memslot | None]) -> bool:
     """Let one new slot of lanes that agree otherwise share its counters; False when the lanes part in its array."""
-    there = [slot for slot in slots if slot is not None]
-    tracked = sum(slot.arch.gfn_write_track is not None for slot in there)
-    if len(there) < len(slots) or tracked not in (0, len(slots)):
+    archs = [slot.arch for slot in slots if slot is not None]
+    untracked = [arch.gfn_write_track is None for arch in archs]
+    if len(archs) < len(slots) or untracked.count(untracked[0]) < len(slots):
         return False
-    _share_slot(there)
+    _share_arch(archs)
     return True
 
 
-def _share_slot(slots: Sequence[Memslot]) -> None:
-    if slots[0].arch.gfn_write_track is not None:
-        _share([slot.arch.counts for slot in slots])
-    lead = slots[0].arch.lpage_moves
-    if lead.owners != len(slots) or any(slot.arch.lpage_moves is not lead for slot in slots):
-        if lead.owners > 1:
-            slots[0].arch.lpage_moves = lead = lead.copy()
-        for slot in slots[1:]:
-            slot.arch.lpage_moves.owners -= 1
-            slot.arch.lpage_moves = lead
-        lead.owners = len(slots)
+def _share_arch(archs: Sequence[Arch]) -> None:
+    lead = archs[0]
+    if lead.gfn_write_track is not None:
+        _share([arch.counts for arch in archs])
+    moves = lead.lpage_moves
+    if moves.owners != len(archs) or [arch.lpage_moves for arch in archs].count(moves) < len(archs):
+        if moves.owners > 1:
+            lead.lpage_moves = moves = moves.copy()
+        for arch in archs[1:]:
+            arch.lpage_moves.owners -= 1
+            arch.lpage_moves = moves
+        moves.owners = len(archs)
 
 
 def _share(counters: Sequence[Counters]) -> None:
-    lead = counters[0]
-    owners = lead.roots.owners
-    if owners == len(counters) and all(one.roots is lead.roots for one in counters):
+    lead, roots = counters[0], counters[0].roots
+    if roots.owners == len(counters) and [one.roots for one in counters].count(roots) == len(counters):
         return
-    if owners > 1:
+    if roots.owners > 1:
         lead.own()
     for one in counters[1:]:
         one.share(lead)

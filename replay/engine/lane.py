@@ -55,6 +55,9 @@ def results_agree(recorded: int, model: int) -> bool:
     return recorded == model or (recorded >= 0 and model >= 0)
 
 
+_OUT_OF_MEMORY: Final = -ENOMEM
+
+
 class Lane:
     """One policy under one profile, with its machine.
 
@@ -119,7 +122,7 @@ class Lane:
                 self.skipped[reason] = self.skipped.get(reason, 0) + 1
                 return None
         recorded: int | None = getattr(event, "ret", None)
-        forced = self._force(event) if recorded == -ENOMEM and self.factual else None
+        forced = self._force(event) if recorded == _OUT_OF_MEMORY and self.factual else None
         outcome = self.machine.step(event, number) if forced is None else self._forced(event, number, forced)
         if recorded is not None and recorded != outcome.ret and outcome.ret is not None and not self._void(event):
             self._compare(number, event.KIND, recorded, outcome)

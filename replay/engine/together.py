@@ -8,15 +8,17 @@ next run names it. Lanes that parted fold by themselves: exactly what each would
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from replay.engine.agreement import agree, share_counters, share_slot, share_tables
+from replay.engine.agreement import agree, all_share, share_counters, share_slot, share_tables
 from replay.engine.lane import Lane
 from replay.engine.overlay import Piece, chosen, merged, reasons_elsewhere
 from replay.engine.rows import rows_of_vms
 from replay.events import Event, MemslotSet
 from replay.kvm.machine import Outcome
-from replay.kvm.memory_region import CREATE, DELETE, MOVE
+from replay.kvm.memory_region import CREATE, DELETE, MOVE, Newborn
+from replay.kvm.requests import request_of
 from replay.kvm.run_outcome import RunOutcome
 from replay.runs import ADD, REMOVE, Constant, Run
+from replay.units import PAGE_SIZE_BYTES
 
 Leads = tuple[int, ...]
 """For each lane the lane that folds for it: itself, or one before it."""
@@ -32,48 +34,62 @@ class Together:
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = tuple(lanes)
         self._leads: dict[int, Leads] = {}
+        self._one_lead = (0,) * len(self.lanes)
+        """All lanes agree on a VM."""
         self._spaces_matter = len({lane.policy.register_checks_mm for lane in lanes}) < 2
         """Lanes with and without the API of 6.6 part for good when an external user names an address space other than 0."""
         if lanes:
             share_tables(lanes)
+        tables = [lane.machine.allocator.counters for lane in lanes]
+        self._share = len(tables) > 1 and tables.count(tables[0]) == len(tables)
+        """All lanes count in one table, so that they can share what they count of a new memslot."""
         self._driver_tables = list(dict.fromkeys(lane.machine.allocator.driver_counts for lane in lanes))
         self._flushes = any(lane.policy.flush_slot for lane in lanes)
 
     def step(self, event: Event, number: int) -> list[Outcome | None]:
         """Apply one structural event to each lane."""
-        if type(event) is not MemslotSet:
-            self._leads.pop(getattr(event, "vm", -1), None)
-            return [lane.step(event, number) for lane in self.lanes]
-        leads = self._leads.pop(event.vm, None)
-        for table in self._driver_tables:
+        if type(event) is MemslotSet:
+            return self._memslot_call(event, number)
+        self._leads.pop(getattr(event, "vm", -1), None)
+        return [lane.step(event, number) for lane in self.lanes]
+
+    def _memslot_call(self, event: MemslotSet, number: int) -> list[Outcome | None]:
+        agreed = self._leads.pop(event.vm, None) == self._one_lead
+        vm = self.lanes[0].machine.vms.get(event.vm) if self._share else None
+        request = None if vm is None else request_of(event, vm)
+        newborn: Newborn = [None, None]
+        if request is not None:
+            request.newborn = newborn
+        tables = [table for table in self._driver_tables if table.ever_counted] if event.memory_size < PAGE_SIZE_BYTES else ()
+        for table in tables:
             table.waiting = []
         try:
             outcomes = [lane.step(event, number) for lane in self.lanes]
         finally:
-            for table in self._driver_tables:
-                if table.waiting:
-                    table.drop_what_waits()
-                table.waiting = None
-        if leads is not None and not any(leads) and self._still_agree(event, outcomes):
-            self._leads[event.vm] = leads
+            if request is not None:
+                request.newborn = None
+            for table in tables:
+                table.drop_what_waits()  # what several lanes drop of external users is dropped once
+        if agreed and not self._flushes and self._still_agree(event, outcomes, newborn):
+            self._leads[event.vm] = self._one_lead
         return outcomes
 
-    def _still_agree(self, event: MemslotSet, outcomes: Sequence[Outcome | None]) -> bool:
+    def _still_agree(self, event: MemslotSet, outcomes: Sequence[Outcome | None], newborn: Newborn) -> bool:
         """Tell whether lanes that all agreed on a VM do so after a memslot call; they share the slot's counters then.
 
         False when it is not sure. Nothing but the one slot can have changed, unless external users dropped what they track.
         """
         first = outcomes[0]
-        if first is None or self._flushes:
-            return False
+        change = None if first is None else first.change
         for outcome in outcomes:
-            if outcome is None or outcome.change != first.change:
+            if outcome is None or outcome.change != change:
                 return False
-        if first.change not in _CHANGES_SLOTS:
+        if change not in _CHANGES_SLOTS or all_share(newborn, len(outcomes)):
             return True
         vms = [lane.machine.vms[event.vm] for lane in self.lanes]
-        if first.change == DELETE:
-            return all(vm.external_adds.roots is vms[0].external_adds.roots for vm in vms)
+        if change == DELETE:  # which alone makes external users drop what they track
+            roots = vms[0].external_adds.roots
+            return [vm.external_adds.roots for vm in vms].count(roots) == len(vms)
         return share_slot([vm.spaces[event.slot >> 16].by_id(event.slot & 0xFFFF) for vm in vms])
 
     def fold(self, run: Run, first: int) -> list[RunOutcome]:

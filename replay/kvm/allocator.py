@@ -6,14 +6,13 @@ nth allocation failable. Source of the sites' names: the caller column of /proc/
 
 from collections.abc import Callable
 from functools import partial
-from itertools import count, repeat
 from typing import Any, Final, NamedTuple
 
 import attrs
 
 from replay.kvm.leaves import Table
 from replay.kvm.release import Release
-from replay.kvm.tallies import WAITING_MOST, Books, Delta, Marking, Tally
+from replay.kvm.tallies import WAITING_MOST, Books, Delta, Marking, Pieces, Tally
 from replay.kvm.vmalloc import Cost, slot_object_cost, vcalloc_cost
 
 # Arrays of a slot, in the order in which a CREATE allocates them (kvm_alloc_memslot_metadata() [6.1, 6.12]).
@@ -53,7 +52,94 @@ class Allocation(NamedTuple):
     event: int
 
 
-_allocation: Final = partial(tuple.__new__, Allocation)
+@attrs.frozen(eq=False)
+class Parts:
+    """Pieces of memory that come together: (site, array, cost) in order. kinds: what they are, for who made them.
+
+    pages: of the largest one.
+    """
+
+    parts: tuple[tuple[str, str, Cost], ...]
+    kinds: int
+    pages: int = attrs.field(init=False)
+    first: dict[str, int] = attrs.field(init=False)
+    """Place of the first piece of each array."""
+
+    @pages.default
+    def _pages(self) -> int:
+        return max((cost.pages for _site, _array, cost in self.parts), default=0)
+
+    @first.default
+    def _first(self) -> dict[str, int]:
+        return {array: place for place, (_site, array, _cost) in reversed(list(enumerate(self.parts)))}
+
+    def freed(self, _made: "Batch", _old: Any) -> list[Allocation]:
+        """Return what is freed when they come, in order. old: the memslot whose memory it was."""
+        return []
+
+
+class Batch(NamedTuple):
+    """Pieces of memory that one slot got at once, which are numbered from `number` on; each is named when it is asked for."""
+
+    parts: Parts
+    number: int
+    vm: int
+    as_id: int
+    slot_id: int
+    event: int
+
+    def piece(self, array: str, index: int = 0) -> Allocation:
+        """Return the allocation of an array, of those of its kind the one of some index. Raises KeyError when there is none."""
+        parts, number, vm, as_id, slot_id, event = self
+        place = parts.first[array] + index
+        site, array, cost = parts.parts[place]
+        return _new_tuple(Allocation, (number + place, site, array, cost, vm, as_id, slot_id, event))
+
+    def pieces(self) -> list[Allocation]:
+        """Return all allocations, in order."""
+        parts, number, vm, as_id, slot_id, event = self
+        return [
+            _new_tuple(Allocation, (at, site, array, cost, vm, as_id, slot_id, event))
+            for at, (site, array, cost) in enumerate(parts.parts, number)
+        ]
+
+
+_new_tuple: Final = tuple.__new__
+batch_of: Final = partial(tuple.__new__, Batch)
+"""Make a batch of a tuple of its fields."""
+
+
+@attrs.define
+class Effects:
+    """What one event did to memory.
+
+    taken, freed: allocations. refused: (site, array, nominal bytes) that failed. marks: what was taken and freed, in order, in a
+    form that is soon compared; to be read only. made: what was allocated in one go; None when it was step by step. old: the slot
+    whose memory was freed then. Where these say it, taken and freed are listed when somebody asks, and are empty until then.
+    """
+
+    taken: list[Allocation] = attrs.field(factory=list)
+    freed: list[Allocation] = attrs.field(factory=list)
+    refused: list[tuple[str, str, int]] = attrs.field(factory=list)
+    marks: list[Marking] = attrs.field(factory=list)
+    made: Batch | None = attrs.field(default=None, eq=False, repr=False)
+    old: Any = attrs.field(default=None, eq=False, repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """List what is not listed yet; Python asks for it here when it is not there."""
+        if name not in _LISTED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        value: list[Any] = []
+        if self.made is not None and name == "taken":
+            value = self.made.pieces()
+        elif self.made is not None and name == "freed":
+            value = self.made.parts.freed(self.made, self.old)
+        setattr(self, name, value)
+        return value
+
+
+_LISTED: Final = frozenset({"taken", "freed", "refused", "marks"})
+_bare_effects: Final = partial(object.__new__, Effects)
 
 
 @attrs.define
@@ -90,12 +176,8 @@ class Allocator:
     event: int = 0
     books: Books = attrs.field(factory=lambda: Books(ARRAYS, GFN_WRITE_TRACK), repr=False)
     injections: list[Injection] = attrs.field(factory=list)
-    taken: list[Allocation] = attrs.field(factory=list)
-    freed: list[Allocation] = attrs.field(factory=list)
-    refused: list[tuple[str, str, int]] = attrs.field(factory=list)
-    """Since `begin()`: what was allocated, freed, and refused (site, array, nominal bytes)."""
-    marks: list[Marking] = attrs.field(factory=list)
-    """Since `begin()`: what was taken and given back, in order, in a form that is soon compared."""
+    effects: Effects = attrs.field(factory=Effects)
+    """What was done since `begin()`."""
     forced: Callable[[str, str], bool] | None = None
     """Set for one call whose recorded -ENOMEM nobody attributed: refuses the allocation that the lane chooses."""
 
@@ -119,10 +201,28 @@ class Allocator:
         """Running totals of gfn_write_track of each VM that ever had one."""
         return self.books.by_vm()
 
-    def begin(self, event: int) -> None:
-        """Start a new event: forget the last one's effects."""
+    @property
+    def taken(self) -> list[Allocation]:
+        """What was allocated since `begin()`."""
+        return self.effects.taken
+
+    @property
+    def freed(self) -> list[Allocation]:
+        """What was freed since `begin()`."""
+        return self.effects.freed
+
+    @property
+    def refused(self) -> list[tuple[str, str, int]]:
+        """What failed since `begin()`: (site, array, nominal bytes)."""
+        return self.effects.refused
+
+    def begin(self, event: int, effects: Effects | None = None) -> None:
+        """Start a new event: forget the last one's effects. effects: where to put those of this one."""
         self.event = event
-        self.taken, self.freed, self.refused, self.marks = [], [], [], []
+        if effects is None:
+            effects = _bare_effects()
+            effects.made = None
+        self.effects = effects
         if len(self.books.waiting) > WAITING_MOST:
             self.books.work_in()
 
@@ -142,37 +242,17 @@ class Allocator:
     ) -> Allocation | None:
         limited = refuse or self.injections or self.forced is not None or self.limit_pages is not None
         if limited and site != SITE_WT_ADD and self._fails(site, array, cost, vm, refuse=refuse):
-            self.refused.append((site, array, cost.nominal_bytes))
+            self.effects.refused.append((site, array, cost.nominal_bytes))
             return None
         self.number = number = self.number + 1
         made = Allocation(number, site, array, cost, vm, slot[0], slot[1], self.event)
         self._note((cost.deltas.get(array) or _deltas(array, cost))[0], vm)
-        self.taken.append(made)
+        self.effects.taken.append(made)
         return made
 
     def _note(self, delta: Delta, vm: int) -> None:
         self.books.note(delta, vm)
-        self.marks.append(delta.mark)
-
-    def take_all(self, parts: "Parts", vm: int, slot: tuple[int, int]) -> list[Allocation]:
-        """Allocate pieces of a slot of which none can fail: nothing limits, forces or injects; see at_once.py."""
-        number, event, (as_id, slot_id) = self.number + 1, self.event, slot
-        if parts.single is not None:
-            made = [Allocation(number, *parts.single, vm, as_id, slot_id, event)]
-        else:
-            ours = repeat(vm), repeat(as_id), repeat(slot_id), repeat(event)
-            made = list(map(_allocation, zip(count(number), *parts.columns, *ours, strict=False)))
-        self.number += len(made)
-        self.taken += made
-        self.books.note(parts.taking, vm)
-        self.marks.append(parts.taking.mark)
-        return made
-
-    def free_all(self, pieces: list[Allocation], parts: "Parts", vm: int) -> None:
-        """Give pieces of a slot back that cost what the parts do, while there is no limit that they were charged to."""
-        self.freed += pieces
-        self.books.note(parts.freeing, vm)
-        self.marks.append(parts.freeing.mark)
+        self.effects.marks += delta.marks
 
     def _fails(self, site: str, array: str, cost: Cost, vm: int, *, refuse: bool) -> bool:
         """Tell whether an allocation fails: by an injection, for its size, because the lane wants it, by the cgroup's limit."""
@@ -204,7 +284,7 @@ class Allocator:
             self.limit_pages += allocation.cost.pages
         cost, array = allocation.cost, allocation.array
         self._note((cost.deltas.get(array) or _deltas(array, cost))[1], allocation.vm)
-        self.freed.append(allocation)
+        self.effects.freed.append(allocation)
 
 
 _BOOKS: Final = Books(ARRAYS, GFN_WRITE_TRACK)
@@ -213,38 +293,11 @@ _BOOKS: Final = Books(ARRAYS, GFN_WRITE_TRACK)
 
 def _deltas(array: str, cost: Cost) -> tuple[Delta, Delta]:
     """Return what it changes to take one array of some cost, and to give it back; the cost remembers it."""
-    taking, freeing = (_BOOKS.delta_of([(array, cost)], sign, unsized=SLOT) for sign in (1, -1))
-    cost.deltas[array] = taking, freeing
-    return taking, freeing
+    one = [(array, cost)]
+    cost.deltas[array] = both = delta_of(one, []), delta_of([], one)
+    return both
 
 
-@attrs.frozen(eq=False)
-class Parts:
-    """Arrays of a slot that come, or go, together: (site, array, cost) in order; pages: of the largest one."""
-
-    parts: tuple[tuple[str, str, Cost], ...]
-    single: tuple[str, str, Cost] | None = attrs.field(init=False)
-    columns: tuple[tuple[Any, ...], ...] = attrs.field(init=False)
-    pages: int = attrs.field(init=False)
-    taking: Delta = attrs.field(init=False)
-    freeing: Delta = attrs.field(init=False)
-
-    @single.default
-    def _single(self) -> tuple[str, str, Cost] | None:
-        return self.parts[0] if len(self.parts) == 1 else None
-
-    @columns.default
-    def _columns(self) -> tuple[tuple[Any, ...], ...]:
-        return tuple(zip(*self.parts, strict=True))
-
-    @pages.default
-    def _pages(self) -> int:
-        return max(cost.pages for _site, _array, cost in self.parts)
-
-    @taking.default
-    def _taking(self) -> Delta:
-        return _BOOKS.delta_of([(array, cost) for _site, array, cost in self.parts], 1, unsized=SLOT)
-
-    @freeing.default
-    def _freeing(self) -> Delta:
-        return _BOOKS.delta_of([(array, cost) for _site, array, cost in self.parts], -1, unsized=SLOT)
+def delta_of(taken: Pieces, freed: Pieces) -> Delta:
+    """Return what it changes to take some pieces, and then to give others back. Source: see the module."""
+    return _BOOKS.delta_of(taken, freed, unsized=SLOT)

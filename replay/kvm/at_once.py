@@ -6,7 +6,10 @@ here; whatever is unusual is left to the specification. A test runs both over th
 Source: that of the functions that it stands for, in set_memslot.py, mmu.py and page_track.py.
 """
 
+from functools import partial
 from typing import Final
+
+import attrs
 
 from replay.kvm.allocator import (
     DIRTY_BITMAP,
@@ -21,15 +24,20 @@ from replay.kvm.allocator import (
     SITE_WT_CREATE,
     SLOT,
     Allocation,
-    Allocator,
+    Batch,
     Parts,
+    batch_of,
+    delta_of,
 )
-from replay.kvm.counters import Counters
+from replay.kvm.counters import NO_COUNTERS, Counters
+from replay.kvm.lpage_moves import LpageMoves
 from replay.kvm.memory_region import CREATE, DELETE, FAILED, FLAGS_ONLY, MOVE, Request, refused_by_arguments
 from replay.kvm.memslot import KVM_NR_PAGE_SIZES, Arch, Memslot, lpages
 from replay.kvm.memslots import Memslots
 from replay.kvm.mmu import kvm_mmu_max_gfn
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
+from replay.kvm.set_memslot import kvm_free_memslot, kvm_set_memory_region
+from replay.kvm.tallies import Delta
 from replay.kvm.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import Cost, vcalloc_cost
@@ -40,8 +48,18 @@ Answer = tuple[int, str, str]
 
 _OBJECT, _INVALID, _BITMAP, _RMAPS, _LPAGE_INFO, _TRACKED = 1, 2, 4, 8, 16, 32
 """Bits that say which pieces of memory come or go together, in the order in which they are allocated."""
+_ARRAYS: Final = _RMAPS | _LPAGE_INFO | _TRACKED
 _FIXED: Final = KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD
 """Flags that no request changes."""
+_CREATED: Final = (0, CREATE, "")
+_DELETED: Final = (0, DELETE, "")
+_MOVED: Final = (0, MOVE, "")
+_CHANGED: Final = (0, FLAGS_ONLY, "")
+
+
+def set_memory_region(request: Request) -> Answer:
+    """Carry out one memslot request, in one go where that is the same. Source: as for kvm_set_memory_region()."""
+    return set_at_once(request) or kvm_set_memory_region(request)
 
 
 def set_at_once(request: Request) -> Answer | None:
@@ -49,126 +67,143 @@ def set_at_once(request: Request) -> Answer | None:
 
     Source: virt/kvm/kvm_main.c __kvm_set_memory_region() [6.1, 6.12], by way of the functions that it stands for.
     """
-    vm, allocator = request.vm, request.vm.allocator
+    vm = request.vm
+    allocator = vm.allocator
     if allocator.limit_pages is not None or allocator.injections or allocator.forced is not None:
         return None
-    row = refused_by_arguments(request)
+    facts, answers = vm.check_facts << 1 | vm.vm_bugged, request.answers
+    row = answers[facts] if facts in answers else refused_by_arguments(request)
     if row is not None:
         return -row.errno, FAILED, row.name
-    if request.flags & KVM_MEM_GUEST_MEMFD or (vm.policy.flush_slot and vm.nodes):
+    flags = request.flags
+    if flags & KVM_MEM_GUEST_MEMFD or (vm.nodes and vm.policy.flush_slot):
         return None
     space = vm.spaces[request.as_id]
     old = space.by_id(request.id)
     if not request.npages:
-        return None if old is None or vm.nr_memslot_pages < old.npages else _delete(vm, space, old)
+        return None if old is None or vm.nr_memslot_pages < old.npages else _delete(request, space, old)
     if old is None:
         return _create(request, space)
-    if request.userspace_addr != old.userspace_addr or request.npages != old.npages or (request.flags ^ old.flags) & _FIXED:
+    if request.userspace_addr != old.userspace_addr or request.npages != old.npages or (flags ^ old.flags) & _FIXED:
         return None
     if request.base_gfn != old.base_gfn:
         return _move(request, space, old)
-    return None if request.flags == old.flags else _change_flags(request, space, old)
+    return None if flags == old.flags else _change_flags(request, space, old)
 
 
 def _create(request: Request, space: Memslots) -> Answer | None:
-    vm = request.vm
-    if not _fits(request, space) or vm.nr_memslot_pages + request.npages > U64_MAX:
+    vm, base_gfn, npages = request.vm, request.base_gfn, request.npages
+    arrays, end_gfn = _facts_of(vm)
+    place = space.room(base_gfn, base_gfn + npages)
+    if place < 0 or base_gfn + npages > end_gfn or vm.nr_memslot_pages + npages > U64_MAX:
         return None
-    what = _OBJECT | _arrays_of(vm)
+    what = _OBJECT | arrays
     if request.flags & KVM_MEM_LOG_DIRTY_PAGES and vm.bitmap_mode():
         what |= _BITMAP
-    slot = _made(request, what, vm.allocator.event)
-    if slot is None:
+    made = _memory(request, what, 0, None)
+    if made is None:
         return None
-    space.create(slot)
-    vm.nr_memslot_pages += request.npages
-    return 0, CREATE, ""
+    space.create_at_once(_slot(request, made, vm.allocator.event, _arch(request, made, what), what), place)
+    vm.nr_memslot_pages += npages
+    return _CREATED
 
 
-def _delete(vm: Vm, space: Memslots, old: Memslot) -> Answer | None:
-    allocator = vm.allocator
-    held, pieces = _held(old)
-    if not held:
+def _delete(request: Request, space: Memslots, old: Memslot) -> Answer | None:
+    vm, held = request.vm, _held(old)
+    if not held or _memory(request, _INVALID, held | _OBJECT | _INVALID, old) is None:
         return None
-    invalid = allocator.take_all(_parts_of(allocator, _INVALID, 0, 0), vm.number, old.key)
-    space.invalidate(old)
-    space.delete(old)
+    space.delete_at_once(old)
     vm.nr_memslot_pages -= old.npages
-    vm.external_adds.drop(old.base_gfn, old.base_gfn + old.npages)
-    parts = _parts_of(allocator, held | _OBJECT | _INVALID, old.base_gfn, old.npages)
-    allocator.free_all([*invalid, *pieces, old.object], parts, vm.number)
+    if vm.allocator.driver_counts.ever_counted:
+        vm.external_adds.drop(old.base_gfn, old.base_gfn + old.npages)
     old.arch.drop_counters()
-    return 0, DELETE, ""
+    return _DELETED
 
 
 def _move(request: Request, space: Memslots, old: Memslot) -> Answer | None:
-    vm = request.vm
-    held, pieces = _held(old)
-    if vm.nodes or not held or not _fits(request, space):
+    vm, held, end_gfn = request.vm, _held(old), request.base_gfn + request.npages
+    arrays, last_gfn = _facts_of(vm)
+    if vm.nodes or not held or end_gfn > last_gfn or space.overlaps(request.base_gfn, end_gfn, request.id):
         return None
-    what = _OBJECT | _INVALID | _arrays_of(vm)
-    bitmap, logs = old.dirty_bitmap, request.flags & KVM_MEM_LOG_DIRTY_PAGES
-    if logs and bitmap is None and vm.bitmap_mode():
-        what |= _BITMAP
-    slot = _made(request, what, old.born)
-    if slot is None:
+    what, kept = _OBJECT | _INVALID | arrays, None
+    if request.flags & KVM_MEM_LOG_DIRTY_PAGES:
+        if old.dirty_bitmap is not None:
+            kept, held = old.dirty_bitmap, held & ~_BITMAP
+        elif vm.bitmap_mode():
+            what |= _BITMAP
+    made = _memory(request, what, held | _OBJECT | _INVALID, old)
+    if made is None:
         return None
-    if logs and bitmap is not None:
-        slot.dirty_bitmap = bitmap
-        held, pieces = held & ~_BITMAP, pieces[1:]
-    elif bitmap is not None:
-        pieces = [*pieces[1:], bitmap]
-    space.invalidate(old)
-    space.replace(old, slot)
-    parts = _parts_of(vm.allocator, held | _OBJECT | _INVALID, old.base_gfn, old.npages)
-    vm.allocator.free_all([vm.allocator.taken[1], *pieces, old.object], parts, vm.number)
+    slot = _slot(request, made, old.born, _arch(request, made, what), what)
+    if kept is not None:
+        slot.dirty_bitmap = kept
+    space.move_at_once(old, slot)
     old.arch.drop_counters()
-    return 0, MOVE, ""
+    return _MOVED
 
 
 def _change_flags(request: Request, space: Memslots, old: Memslot) -> Answer | None:
     """Begin or end dirty logging: no other flag of a slot may change."""
-    vm, allocator, bitmap = request.vm, request.vm.allocator, old.dirty_bitmap
-    logs = bool(request.flags & KVM_MEM_LOG_DIRTY_PAGES)
-    slot = _made(request, _OBJECT | _BITMAP if logs and vm.bitmap_mode() else _OBJECT, old.born, old.arch)
-    if slot is None:
+    what, freed = _OBJECT, _OBJECT
+    if request.flags & KVM_MEM_LOG_DIRTY_PAGES:
+        what |= _BITMAP if request.vm.bitmap_mode() else 0
+    elif _has_bitmap(old):
+        freed |= _BITMAP
+    made = _memory(request, what, freed, old)
+    if made is None:
         return None
-    freed, pieces = _OBJECT, [old.object]
-    if bitmap is not None:
-        freed, pieces = _OBJECT | _BITMAP, [bitmap, old.object]
-    space.replace(old, slot)
-    allocator.free_all(pieces, _parts_of(allocator, freed, old.base_gfn, old.npages), vm.number)
-    return 0, FLAGS_ONLY, ""
+    space.change_at_once(_slot(request, made, old.born, old.arch, what))
+    return _CHANGED
 
 
-def _fits(request: Request, space: Memslots) -> bool:
-    """Tell whether no other slot lies in the range, and no gfn of it is too large."""
-    end_gfn = request.base_gfn + request.npages
-    return end_gfn - 1 <= kvm_mmu_max_gfn(request.vm) and not space.overlaps(request.base_gfn, end_gfn, request.id)
+def free_memslot(vm: Vm, slot: Memslot) -> None:
+    """Free a slot with its bitmap and arrays, in one go where that is the same. Source: as for kvm_free_memslot()."""
+    allocator, held = vm.allocator, _held(slot)
+    if allocator.limit_pages is not None or not held:
+        kvm_free_memslot(vm, slot)
+        return
+    slot_object = allocator.slot_object
+    key = (0, held | _OBJECT, 0, slot.base_gfn & _WITHIN_GIB, slot.npages, slot_object.nominal_bytes)
+    deed = _DEEDS.get(key) or _deed_of(key, slot_object)
+    allocator.books.note(deed.delta, vm.number)
+    allocator.effects.marks += deed.delta.marks
+    allocator.effects.freed += deed.freed(None, slot)
+    slot.arch.drop_counters()
 
 
-def _arrays_of(vm: Vm) -> int:
-    """Return which arrays a new or moved slot gets."""
-    what = _LPAGE_INFO | _RMAPS if vm.have_rmaps() else _LPAGE_INFO
-    return what | _TRACKED if not vm.policy.at_first_add and kvm_page_track_write_tracking_enabled(vm) else what
+def _facts_of(vm: Vm) -> tuple[int, int]:
+    """Return which arrays a new or moved slot gets, and behind which gfn it may not end; worked out once for some flags."""
+    flags = (vm.shadow_root_allocated, vm.external_write_tracking_enabled, vm.page_write_tracking_disabled)
+    known = vm.known.get(flags)
+    if known is None:
+        what = _LPAGE_INFO | _RMAPS if vm.have_rmaps() else _LPAGE_INFO
+        if not vm.policy.at_first_add and kvm_page_track_write_tracking_enabled(vm):
+            what |= _TRACKED
+        known = vm.known[flags] = what, kvm_mmu_max_gfn(vm) + 1
+    return known
 
 
-def _held(slot: Memslot) -> tuple[int, list[Allocation]]:
-    """Return which arrays a slot has, and all of them with its bitmap, in the order in which they are freed at a DELETE.
+def _held(slot: Memslot) -> int:
+    """Return which arrays a slot has, and whether a bitmap.
 
     0 when it has some of a kind and lacks others, which nothing that can not fail leaves behind.
     """
-    arch, what = slot.arch, _LPAGE_INFO
-    pieces = arch.arrays()
-    if arch.rmap[0] is not None:
-        what |= _RMAPS
-    if arch.gfn_write_track is not None:
-        what |= _TRACKED
-    if len(pieces) != _COUNTS[what]:
-        return 0, pieces
-    if slot.dirty_bitmap is not None:
-        return what | _BITMAP, [slot.dirty_bitmap, *pieces]
-    return what, pieces
+    arch = slot.arch
+    what = _LPAGE_INFO if arch.counts is NO_COUNTERS else _LPAGE_INFO | _TRACKED
+    if arch.made is not None:
+        if RMAP in arch.made.parts.first:
+            what |= _RMAPS
+    else:
+        if arch.rmap[0] is not None:
+            what |= _RMAPS
+        if len(arch.arrays()) != _COUNTS[what]:
+            return 0
+    return what | _BITMAP if _has_bitmap(slot) else what
+
+
+def _has_bitmap(slot: Memslot) -> bool:
+    """Tell whether a slot has a bitmap, without giving it its name."""
+    return (slot.made is not None and bool(slot.made.parts.kinds & _BITMAP)) or slot.dirty_bitmap is not None
 
 
 _COUNTS: Final = {
@@ -179,60 +214,120 @@ _COUNTS: Final = {
 """How many arrays there are of each choice."""
 
 
-def _made(request: Request, what: int, born: int, arch: Arch | None = None) -> Memslot | None:
-    """Return a new slot with what is allocated for it; None when an array is larger than all memory.
+@attrs.frozen(eq=False)
+class _Deed(Parts):
+    """What a call does to memory: first the parts come, then what is freed goes. gone: bits of the latter."""
 
-    arch: the arrays that it takes over, None to give it some of its own.
+    gone: int
+    count: int
+    delta: Delta
+
+    def freed(self, made: Batch | None, old: Memslot | None) -> list[Allocation]:
+        """Return what was freed, in order: a MOVE frees the arrays before the bitmap, as they are the arch's to free."""
+        if old is None:
+            return []
+        moved, gone = self.kinds & _INVALID and self.kinds & _OBJECT, self.gone
+        found = [] if made is None or not gone & _INVALID else [made.piece(SLOT, 1 if moved else 0)]
+        if old.made is not None and old.made is old.arch.made and old.made.parts.kinds == gone & ~_INVALID and not moved:
+            first, *others = old.made.pieces()
+            return [*found, *others, first]
+        arrays = old.arch.arrays() if gone & _ARRAYS else []
+        bitmap = [] if old.dirty_bitmap is None or not gone & _BITMAP else [old.dirty_bitmap]
+        return [*found, *arrays, *bitmap, old.object] if moved else [*found, *bitmap, *arrays, old.object]
+
+
+def _memory(request: Request, come: int, gone: int, old: Memslot | None) -> Batch | None:
+    """Allocate what a slot gets, and free what the old one had; return what was made.
+
+    None, and nothing is done, when an array is larger than all memory.
     """
-    vm, allocator = request.vm, request.vm.allocator
-    parts = _parts_of(allocator, what, request.base_gfn, request.npages)
-    if allocator.total_ram_pages and parts.pages > allocator.total_ram_pages:
+    vm = request.vm
+    allocator, number = vm.allocator, vm.number
+    slot_object, base_gfn = allocator.slot_object, request.base_gfn & _WITHIN_GIB
+    if old is None:
+        key = (come, 0, base_gfn, 0, request.npages, slot_object.nominal_bytes)
+    else:
+        key = (come, gone, base_gfn, old.base_gfn & _WITHIN_GIB, old.npages, slot_object.nominal_bytes)
+    deed = _DEEDS.get(key) or _deed_of(key, slot_object)
+    if allocator.total_ram_pages and deed.pages > allocator.total_ram_pages:
         return None
-    made = allocator.take_all(parts, vm.number, (request.as_id, request.id))
-    if arch is None:
-        arch = Arch([None] * KVM_NR_PAGE_SIZES, [], None)
-        if what & _TRACKED:
-            arch.gfn_write_track = made[-1]
-            arch.counts = Counters(allocator.counters, request.base_gfn, request.npages)
-            vm.spaces[request.as_id].forget_layout()
-        end = len(made) - bool(what & _TRACKED)
-        first = end - KVM_NR_PAGE_SIZES + 1
-        arch.lpage_info = list[Allocation | None](made[first:end])
-        if what & _RMAPS:
-            arch.rmap = list[Allocation | None](made[first - KVM_NR_PAGE_SIZES : first])
-    slot = Memslot(
-        request.as_id, request.id, request.base_gfn, request.npages, request.flags, request.userspace_addr, born, made[0], arch
-    )
-    if what & _BITMAP:
-        slot.dirty_bitmap = made[2 if what & _INVALID else 1]
-    return slot
+    made = batch_of((deed, allocator.number + 1, number, request.as_id, request.id, allocator.event))
+    allocator.number += deed.count
+    allocator.books.note(deed.delta, number)
+    effects = allocator.effects
+    if request.internal:  # one of several calls in an event
+        effects.taken += made.pieces()
+        effects.freed += deed.freed(made, old)
+        effects.marks += deed.delta.marks
+    else:
+        effects.made, effects.old, effects.marks = made, old, deed.delta.marks
+    return made
 
 
-def _parts_of(allocator: Allocator, what: int, base_gfn: int, npages: int) -> Parts:
-    """Return pieces of memory that come or go together, for a slot of some place and size; worked out once for each."""
-    key = (what, base_gfn & _WITHIN_GIB, npages, allocator.slot_object.nominal_bytes)
-    known = _PARTS.get(key)
-    if known is None:
-        if len(_PARTS) >= _PARTS_MOST:
-            _PARTS.clear()
-        found = _pieces(allocator.slot_object, base_gfn, npages)
-        known = _PARTS[key] = Parts(tuple((site, array, cost) for bit, site, array, cost in found if what & bit))
-    return known
-
-
-_PARTS: Final[dict[tuple[int, int, int, int], Parts]] = {}
-_PARTS_MOST: Final = 4096
+_Key = tuple[int, int, int, int, int, int]
+_DEEDS: Final[dict[_Key, _Deed]] = {}
+_DEEDS_MOST: Final = 4096
 _WITHIN_GIB: Final = (1 << 9 * (KVM_NR_PAGE_SIZES - 1)) - 1
 """What of the first gfn decides how many large pages a slot touches."""
 
 
+def _deed_of(key: _Key, slot_object: Cost) -> _Deed:
+    """Work out what a call does to memory, and remember it for others of the same places and size."""
+    come, gone, base_gfn, old_base_gfn, npages, _nominal_bytes = key
+    pieces = [(site, array, cost) for bit, site, array, cost in _pieces(slot_object, base_gfn, npages) if come & bit]
+    others = [(array, cost) for bit, _site, array, cost in _pieces(slot_object, old_base_gfn, npages) if gone & bit]
+    if len(_DEEDS) >= _DEEDS_MOST:
+        _DEEDS.clear()
+    delta = delta_of([(array, cost) for _site, array, cost in pieces], others)
+    made = _DEEDS[key] = _Deed(tuple(pieces), come, gone, len(pieces), delta)
+    return made
+
+
 def _pieces(slot_object: Cost, base_gfn: int, npages: int) -> list[tuple[int, str, str, Cost]]:
     """Return (bit, site, array, cost) of all that a slot can have, in the order of allocation."""
-    found = [(_OBJECT, SITE_SLOT, SLOT, slot_object), (_INVALID, SITE_INVALID, SLOT, slot_object)]
-    if not npages:
-        return found
     counts = [lpages(base_gfn, npages, level) for level in range(1, KVM_NR_PAGE_SIZES + 1)]
-    found.append((_BITMAP, SITE_DIRTY, DIRTY_BITMAP, vcalloc_cost(2 * 8 * -(-npages // 64))))
-    found += [(_RMAPS, SITE_RMAP, RMAP, vcalloc_cost(8 * count)) for count in counts]
-    found += [(_LPAGE_INFO, SITE_LPAGE, LPAGE_INFO, vcalloc_cost(4 * count)) for count in counts[1:]]
-    return [*found, (_TRACKED, SITE_WT_CREATE, GFN_WRITE_TRACK, vcalloc_cost(2 * npages))]
+    return [
+        (_OBJECT, SITE_SLOT, SLOT, slot_object),
+        (_INVALID, SITE_INVALID, SLOT, slot_object),
+        (_BITMAP, SITE_DIRTY, DIRTY_BITMAP, vcalloc_cost(2 * 8 * -(-npages // 64))),
+        *((_RMAPS, SITE_RMAP, RMAP, vcalloc_cost(8 * count)) for count in counts),
+        *((_LPAGE_INFO, SITE_LPAGE, LPAGE_INFO, vcalloc_cost(4 * count)) for count in counts[1:]),
+        (_TRACKED, SITE_WT_CREATE, GFN_WRITE_TRACK, vcalloc_cost(2 * npages)),
+    ]
+
+
+_bare_slot: Final = partial(object.__new__, Memslot)
+_bare_arch: Final = partial(object.__new__, Arch)
+
+
+def _slot(request: Request, made: Batch, born: int, arch: Arch, what: int) -> Memslot:
+    """Return a new slot with what was made for it; object and bitmap get their names when somebody asks."""
+    slot = _bare_slot()
+    slot.as_id, slot.id = request.as_id, request.id
+    slot.base_gfn, slot.npages = request.base_gfn, request.npages
+    slot.flags, slot.userspace_addr = request.flags, request.userspace_addr
+    slot.born, slot.arch, slot.made = born, arch, made
+    if not what & _BITMAP:
+        slot.dirty_bitmap = None
+    return slot
+
+
+def _arch(request: Request, made: Batch, what: int) -> Arch:
+    """Return what hangs on a new slot; several lanes share what they count from the beginning, as long as they do."""
+    arch = _bare_arch()
+    arch.made = made
+    tracked = bool(what & _TRACKED)
+    if not tracked:
+        arch.gfn_write_track = None
+    newborn = request.newborn
+    lead = None if newborn is None else newborn[tracked]
+    if lead is not None:
+        arch.counts = lead.counts.twin() if tracked else NO_COUNTERS
+        arch.lpage_moves = lead.lpage_moves
+        arch.lpage_moves.owners += 1
+        return arch
+    arch.counts = Counters(request.vm.allocator.counters, request.base_gfn, request.npages) if tracked else NO_COUNTERS
+    arch.lpage_moves = LpageMoves()
+    if newborn is not None:
+        newborn[tracked] = arch
+    return arch

@@ -4,6 +4,7 @@ Source: gfn_write_track in struct kvm_arch_memory_slot, arch/x86/include/asm/kvm
 """
 
 from collections.abc import Iterable, Iterator, MutableMapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from replay.kvm.leaves import LEAF_MASK, LEAF_PAGES, LEAF_SHIFT, NODE_SHIFT, Roots, Table, mix
@@ -177,6 +178,14 @@ class Counters(MutableMapping[int, int]):
             other.roots.owners += 1
             self._renew(other.roots)
 
+    def twin(self) -> "Counters":
+        """Return counters of the same range that share these."""
+        twin = _bare_counters()
+        twin._table, twin.base_gfn = self._table, self.base_gfn  # noqa: SLF001  # another one of the same class
+        twin._base_root, twin.roots = self._base_root, self.roots  # noqa: SLF001
+        self.roots.owners += 1
+        return twin
+
     def equal(self, other: "Counters") -> bool:
         """Tell whether two ranges count the same. Cost: nothing when they share, else what is touched."""
         if self.roots is other.roots:
@@ -218,5 +227,6 @@ class Counters(MutableMapping[int, int]):
         self._table.epoch += 1
 
 
+_bare_counters: Final = partial(object.__new__, Counters)
 NO_COUNTERS: Final = Counters(Table())
 """What a slot without a write-tracking array counts: nothing, for ever."""

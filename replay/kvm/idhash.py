@@ -49,6 +49,12 @@ class IdHash:
         """Take a slot out. Source: kvm_replace_memslot() with new == NULL."""
         self._buckets[bucket_of(slot_id)].remove(slot_id)
 
+    def discard(self, slot_id: int) -> None:
+        """Take a slot out if it is there. Source: kvm_replace_memslot() with new == NULL."""
+        bucket = self._buckets.get(bucket_of(slot_id))
+        if bucket and slot_id in bucket:
+            bucket.remove(slot_id)
+
     def __iter__(self) -> Iterator[int]:
         for bucket in sorted(self._buckets):
             yield from self._buckets[bucket]

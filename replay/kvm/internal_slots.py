@@ -4,8 +4,8 @@ They never show in an ioctl trace; they follow from the profile. Each exists onc
 with SMM. Source: arch/x86/kvm/x86.c __x86_set_memory_region(), arch/x86/kvm/vmx/vmx.c, arch/x86/kvm/svm/avic.c [6.1, 6.12].
 """
 
+from replay.kvm.at_once import set_memory_region
 from replay.kvm.memory_region import Request
-from replay.kvm.set_memslot import kvm_set_memory_region
 from replay.kvm.uapi import (
     APIC_ACCESS_PAGE_PRIVATE_MEMSLOT,
     APIC_DEFAULT_PHYS_BASE,
@@ -30,7 +30,7 @@ def x86_set_memory_region(vm: Vm, slot_id: int, gpa: int, size_bytes: int) -> in
         return -EEXIST
     for as_id in range(vm.nas):
         request = Request(vm, slot_id | as_id << 16, 0, gpa, size_bytes, _HVA, internal=True)
-        ret, _change, _why = kvm_set_memory_region(request)
+        ret, _change, _why = set_memory_region(request)
         if ret:
             return ret
     return 0
@@ -42,7 +42,7 @@ def x86_delete_memory_region(vm: Vm, slot_id: int) -> None:
         return
     for as_id in range(vm.nas):
         request = Request(vm, slot_id | as_id << 16, 0, 0, 0, 0, internal=True)
-        ret, _change, _why = kvm_set_memory_region(request)
+        ret, _change, _why = set_memory_region(request)
         if ret:
             return
 

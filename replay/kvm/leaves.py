@@ -78,6 +78,11 @@ class Table:
         self._free_nodes = array("i")
         self._free_roots: dict[int, list[int]] = {}
 
+    @property
+    def ever_counted(self) -> bool:
+        """Whether there was ever anything but zeros."""
+        return len(self.homes) > 1
+
     def take_roots(self, length: int) -> Roots:
         """Return root entries that name nothing yet."""
         free = self._free_roots.get(length)

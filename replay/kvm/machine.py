@@ -6,6 +6,7 @@ that its row in the table below calls.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -36,8 +37,8 @@ from replay.events import (
     VmDestroy,
     VmEnableCap,
 )
-from replay.kvm.allocator import Allocation, Allocator, Injection
-from replay.kvm.at_once import set_at_once
+from replay.kvm.allocator import Allocator, Effects, Injection
+from replay.kvm.at_once import free_memslot, set_memory_region
 from replay.kvm.internal_slots import kvm_arch_destroy_internal_slots, kvm_vm_ioctl_set_tss_addr
 from replay.kvm.ioctls import (
     as_recorded,
@@ -49,40 +50,37 @@ from replay.kvm.ioctls import (
     kvm_vm_ioctl_set_nr_mmu_pages,
 )
 from replay.kvm.kernel_log import GONE, KernelLog
-from replay.kvm.memory_region import NOT_THERE, Request
+from replay.kvm.memory_region import NOT_THERE
 from replay.kvm.mmu import mmu_first_shadow_root_alloc
 from replay.kvm.page_track import kvm_page_track_register_notifier, kvm_page_track_unregister_notifier
 from replay.kvm.policies import Policy, unbuildable
 from replay.kvm.profile import Profile
-from replay.kvm.set_memslot import kvm_free_memslot, kvm_set_memory_region
-from replay.kvm.tallies import Marking
+from replay.kvm.requests import request_of
 from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING
 from replay.kvm.vm import Vm
 from replay.kvm.vmalloc import slot_object_cost
 from replay.kvm.write_tracking_cap import why_refused
-from replay.units import EIO, ENOMEM, ENOTTY
+from replay.units import EIO, ENOTTY
 
 UNSEEN: Final = "delete of a memslot from before the recording"
 
 
 @attrs.define
-class Outcome:
+class Outcome(Effects):
     """What one structural event did in one lane.
 
     ret: the model's result, None for events without one. change: create, delete, move, flags_only, unchanged, failed, or "".
-    why: the check or allocation that refused it. taken, freed: allocations. refused: (site, array, nominal bytes) that failed.
-    log: warnings of the kernel. marks: what was taken and freed, in order; where two lanes have equal ones, they did the same to
-    arrays of the same memslots, as long as the event concerns one memslot.
+    why: the check or allocation that refused it. log: warnings of the kernel. Where two lanes have equal marks, they did the same
+    to arrays of the same memslots, as long as the event concerns one memslot.
     """
 
     ret: int | None = None
     change: str = ""
     why: str = ""
-    taken: list[Allocation] = attrs.field(factory=list)
-    freed: list[Allocation] = attrs.field(factory=list)
-    refused: list[tuple[str, str, int]] = attrs.field(factory=list)
     log: list[str] = attrs.field(factory=list)
-    marks: list[Marking] = attrs.field(factory=list)
+
+
+_bare_outcome: Final = partial(object.__new__, Outcome)
 
 
 class Machine:
@@ -112,13 +110,15 @@ class Machine:
 
         Raises EventError for a VM that was never created.
         """
-        allocator, log = self.allocator, self.log
-        allocator.begin(number)
-        log.new = []
-        outcome = Outcome(None, "", "", allocator.taken, allocator.freed, allocator.refused, log.new, allocator.marks)
-        if self.gone and getattr(event, "vm", None) in self.gone:
+        outcome = _bare_outcome()
+        outcome.ret, outcome.change, outcome.why, outcome.made = None, "", "", None
+        outcome.log = self.log.new = []
+        self.allocator.begin(number, outcome)
+        if type(event) is MemslotSet and event.vm in self.vms:
+            _memslot_set(self, event, outcome)
+        elif self.gone and getattr(event, "vm", None) in self.gone:
             outcome.why = GONE
-            log.add(GONE)
+            self.log.add(GONE)
         else:
             _STEPS[type(event)](self, event, outcome)
         return outcome
@@ -161,7 +161,7 @@ def kvm_destroy_vm(machine: Machine, vm: Vm, *, foreign_mm: bool) -> None:
         kvm_arch_destroy_internal_slots(vm)
     for space in vm.spaces:
         for slot in space.drop_all():
-            kvm_free_memslot(vm, slot)
+            free_memslot(vm, slot)
     vm.external_adds.release()
     del machine.vms[vm.number]
     machine.gone[vm.number] = None
@@ -191,35 +191,12 @@ def _vm_destroy(machine: Machine, event: VmDestroy, _outcome: Outcome) -> None:
 
 def _memslot_set(machine: Machine, event: MemslotSet, outcome: Outcome) -> None:
     vm = machine.vms.get(event.vm) or machine.vm(event.vm)
-    request = _REQUESTS[0][1].on(vm) if _REQUESTS and _REQUESTS[0][0] is event else _request_of(event, vm)
-    outcome.ret, outcome.change, outcome.why = set_at_once(request) or kvm_set_memory_region(request)
+    request = request_of(event, vm)
+    outcome.ret, outcome.change, outcome.why = set_memory_region(request)
     if vm.attached and event.ret == 0 and outcome.why == NOT_THERE:
         outcome.ret, outcome.why = 0, UNSEEN
-
-
-def _request_of(event: MemslotSet, vm: Vm) -> Request:
-    """Return the request of a call, and keep it: each lane asks for it in turn."""
-    # Only REGION2 carries a guest_memfd: what binding it gave on the recorded kernel is taken from there.
-    refused = event.region2 and event.ret is not None and event.ret < 0 and event.ret != -ENOMEM
-    request = Request(
-        vm,
-        event.slot,
-        event.flags,
-        event.guest_phys_addr,
-        event.memory_size,
-        event.userspace_addr,
-        event.guest_memfd_offset,
-        region2=event.region2,
-        fault=event.fault,
-        foreign_mm=event.foreign_mm,
-        bind_errno=event.ret if refused and event.ret is not None else 0,
-    )
-    _REQUESTS[:] = [(event, request)]
-    return request
-
-
-_REQUESTS: Final[list[tuple[MemslotSet, Request]]] = []
-"""The last call that a lane replayed, with its request; what it says does not depend on the lane."""
+    del request.vm  # requests are kept, VMs must not be
+    request.old = None
 
 
 def _vm_enable_cap(machine: Machine, event: VmEnableCap, outcome: Outcome) -> None:

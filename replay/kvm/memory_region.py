@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from replay.kvm.memslot import Memslot
+from replay.kvm.memslot import Arch, Memslot
 from replay.kvm.release import Release
 from replay.kvm.uapi import (
     KVM_MEM_GUEST_MEMFD,
@@ -26,6 +26,9 @@ from replay.kvm.uapi import (
 )
 from replay.kvm.vm import Vm, has_private_mem
 from replay.units import EEXIST, EFAULT, EINVAL, EIO, ENOTTY, PAGE_SHIFT, PAGE_SIZE_BYTES, U64_MAX
+
+Newborn = list[Arch | None]
+"""What the first of several lanes hung on its new slot: of those without write tracking, and of those with it."""
 
 
 @attrs.define(eq=False)
@@ -54,26 +57,14 @@ class Request:
     """Size in pages."""
     base_gfn: int = attrs.field(init=False)
     """First gfn."""
-    arguments: tuple[int, ...] = attrs.field(init=False)
-    """What the checks of the arguments look at, but for the VM."""
+    answers: dict[int, "Row | None"] = attrs.field(init=False, factory=dict)
+    """Which check of the arguments refuses it, by what of the VM decides that."""
+    newborn: "Newborn | None" = None
+    """None when only one lane asks."""
 
     def __attrs_post_init__(self) -> None:
         self.as_id, self.id = self.slot >> 16, self.slot & 0xFFFF
         self.npages, self.base_gfn = self.memory_size >> PAGE_SHIFT, self.guest_phys_addr >> PAGE_SHIFT
-        self.arguments = (
-            self.slot,
-            self.flags,
-            self.guest_phys_addr,
-            self.memory_size,
-            self.userspace_addr,
-            self.guest_memfd_offset,
-            self.region2 | self.fault << 1 | self.foreign_mm << 2 | self.internal << 3,
-        )
-
-    def on(self, vm: Vm) -> "Request":
-        """Return the request as asked of the same VM in another lane; this object, so that what follows from it stays known."""
-        self.vm, self.old = vm, None
-        return self
 
     @property
     def release(self) -> Release:
@@ -296,22 +287,15 @@ def refused_by_arguments(request: Request) -> Row | None:
     """Return the first check of the stages ioctl and region that refuses the request, None when all let it pass.
 
     These stages look at the arguments, at what kernel and VM it is, and at whether the VM is dead, never at its slots. So their
-    answer is remembered: VMMs ask for the same slots again and again, and each lane of a replay asks anew. Source: the rows.
+    answer is remembered: each lane of a replay asks anew. Source: the rows.
     """
-    vm = request.vm
-    key = (vm.check_facts, vm.vm_bugged, request.arguments)
-    if key in _ANSWERS:
-        return _ANSWERS[key]
+    vm, answers = request.vm, request.answers
+    facts = vm.check_facts << 1 | vm.vm_bugged
+    if facts in answers:
+        return answers[facts]
     row = None if request.internal else refusal(request, "ioctl")
-    row = row or refusal(request, "region")
-    if len(_ANSWERS) >= _ANSWERS_MOST:
-        _ANSWERS.clear()
-    _ANSWERS[key] = row
+    row = answers[facts] = row or refusal(request, "region")
     return row
-
-
-_ANSWERS: Final[dict[tuple[object, ...], Row | None]] = {}
-_ANSWERS_MOST: Final = 4096
 
 
 @cache

@@ -21,7 +21,9 @@ class Memslots:
         self._nr_as_ids = nr_as_ids
         self._by_id: dict[int, Memslot] = {}
         self._by_gfn = SlotsByGfn()
-        self._orders = (IdHash(), IdHash())
+        self._hashes = (IdHash(), IdHash())
+        self._later: dict[int, bool] = {}
+        """Ids that both sets link, or no longer do, in the order in which that came about; not done yet."""
         self._active = 0
         self.layout: Any = None
         """What bulk.py has worked out of the slots for its own use; see layout.py."""
@@ -40,6 +42,19 @@ class Memslots:
     def __iter__(self) -> Iterator[Memslot]:
         """Walk the active set as kvm_for_each_memslot() does."""
         return iter([self._by_id[slot_id] for slot_id in self._orders[self._active]])
+
+    @property
+    def _orders(self) -> tuple[IdHash, IdHash]:
+        """The orders of both sets. Few ask for them, so what changes both alike is done when somebody does."""
+        if self._later:
+            for slot_id, linked in self._later.items():
+                for order in self._hashes:
+                    if linked:
+                        order.link(slot_id)
+                    else:
+                        order.discard(slot_id)
+            self._later.clear()
+        return self._hashes
 
     def inactive_order(self) -> list[int]:
         """Return the ids in the order of the set that is not active; later walks depend on it."""
@@ -71,6 +86,10 @@ class Memslots:
     def by_gfn(self, gfn: int) -> Memslot | None:
         """Return the slot that holds a gfn. Source: __gfn_to_memslot()."""
         return self._by_gfn.at(gfn)
+
+    def room(self, base_gfn: int, end_gfn: int) -> int:
+        """Return the place by gfn of a new slot, for create_at_once(); -1 when another one lies in the range."""
+        return self._by_gfn.room(base_gfn, end_gfn)
 
     def overlaps(self, base_gfn: int, end_gfn: int, but_id: int) -> bool:
         """Tell whether another slot lies in the range. Source: kvm_check_memslot_overlap()."""
@@ -126,10 +145,46 @@ class Memslots:
         self._swap()
         self._inactive().link(slot_id)
 
+    # The same in one go, where nothing can fail: see at_once.py.
+
+    def create_at_once(self, slot: Memslot, place: int) -> None:
+        """Do what create() does, with a slot whose place by gfn is known."""
+        self._by_gfn.insert(place, slot)
+        self._put(slot, 1)
+
+    def delete_at_once(self, slot: Memslot) -> None:
+        """Do what invalidate() and delete() do."""
+        slot_id = slot.id
+        del self._by_id[slot_id]
+        self._by_gfn.remove(slot.base_gfn)
+        self._later[slot_id] = False
+        self.generation += 2 * self._nr_as_ids
+
+    def move_at_once(self, old: Memslot, new: Memslot) -> None:
+        """Do what invalidate() and replace() do, with a slot that moves."""
+        self._by_gfn.remove(old.base_gfn)
+        self._by_gfn.put(new)
+        self._put(new, 2)
+
+    def change_at_once(self, new: Memslot) -> None:
+        """Do what replace() does, with a slot that stays in its place."""
+        self._by_gfn.put(new)
+        self._put(new, 1)
+
+    def _put(self, slot: Memslot, swaps: int) -> None:
+        """Link a slot at the head in both sets, which are swapped so often."""
+        slot_id, later = slot.id, self._later
+        self._by_id[slot_id] = slot
+        if slot_id in later:
+            del later[slot_id]
+        later[slot_id] = True
+        self._active ^= swaps & 1
+        self.generation += swaps * self._nr_as_ids
+
     def drop_all(self) -> list[Memslot]:
         """Empty both sets at VM destruction and return what was there, in the order of set 1. Source: kvm_free_memslots()."""
         slots = [self._by_id[slot_id] for slot_id in self._orders[1]]
         self._by_id.clear()
         self._by_gfn = SlotsByGfn()
-        self._orders = (IdHash(), IdHash())
+        self._hashes = (IdHash(), IdHash())
         return slots

@@ -35,7 +35,31 @@ class SlotsByGfn:
         if index < len(self._bases) and self._bases[index] == base:
             self._slots[index] = slot
             return
-        self._bases.insert(index, base)
+        self.insert(index, slot)
+
+    def room(self, base_gfn: int, end_gfn: int) -> int:
+        """Return the place where a slot can be inserted, -1 when another one lies in its range."""
+        slots = self._slots
+        if slots is None:
+            for slot in self.since(base_gfn):
+                if slot.base_gfn >= end_gfn:
+                    break
+                if slot.base_gfn + slot.npages > base_gfn:
+                    return -1
+            return 0
+        index = bisect_left(self._bases, base_gfn)
+        if index < len(slots) and self._bases[index] < end_gfn:
+            return -1
+        before = slots[index - 1] if index else None
+        return index if before is None or before.base_gfn + before.npages <= base_gfn else -1
+
+    def insert(self, index: int, slot: Memslot) -> None:
+        """Add a slot at a place that room() named."""
+        if self._many is not None:
+            self._many[slot.base_gfn], self._slots = slot, None
+            return
+        assert self._slots is not None, "few slots are listed"
+        self._bases.insert(index, slot.base_gfn)
         self._slots.insert(index, slot)
         if len(self._bases) > LISTED_MOST:
             from sortedcontainers import SortedDict  # few recordings have so many slots

@@ -23,7 +23,7 @@ from replay.units import U64_MAX
 DIGEST_BYTES: Final = 16
 
 # Fields of Vm that are not values by themselves: what the lane is, and what `vm_state()` writes in its own way.
-_NOT_PLAIN: Final = ("policy", "profile", "allocator", "log", "spaces", "nodes", "check_facts", "external_adds")
+_NOT_PLAIN: Final = ("policy", "profile", "allocator", "log", "spaces", "nodes", "check_facts", "known", "external_adds")
 VM_FIELDS: Final = tuple(field.name for field in attrs.fields(Vm) if field.name not in _NOT_PLAIN)
 """Flags and counters of a VM that the state holds as they are. Source: struct kvm, struct kvm_arch [6.1, 6.12]."""
 

@@ -9,7 +9,7 @@ Source: none in the kernel; what is counted is what `Allocator` takes and gives 
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -91,87 +91,99 @@ class Marking:
     largest_bytes: int
 
 
-_MARKS: Final[dict[tuple[int, tuple[tuple[str, int], ...]], Marking]] = {}
+_MARKS: Final[dict[tuple[bool, tuple[tuple[str, int], ...]], Marking]] = {}
 
 _MARKS_MOST: Final = 1 << 16
 
+Pieces = Sequence[tuple[str, Cost]]
+"""Array and cost of some allocations."""
 
-def _mark_of(parts: Sequence[tuple[str, Cost]], sign: int, unsized: str) -> Marking:
+
+def _mark_of(parts: Pieces, unsized: str, *, taken: bool) -> Marking:
     sizes = tuple((array, 0 if array == unsized else cost.nominal_bytes) for array, cost in parts)
-    known = _MARKS.get((sign, sizes))
+    known = _MARKS.get((taken, sizes))
     if known is None:
         others = [size for array, size in sizes if array != unsized]
         if len(_MARKS) >= _MARKS_MOST:
             _MARKS.clear()
-        made = Marking(sign > 0, sizes, len(others), sum(others), max(others, default=0))
-        known = _MARKS[sign, sizes] = made
+        made = Marking(taken, sizes, len(others), sum(others), max(others, default=0))
+        known = _MARKS[taken, sizes] = made
     return known
+
+
+def _whole(sums: Mapping[int, Sums]) -> int:
+    """Return sums as one number."""
+    fields = [(3 * place + index, number) for place, four in sums.items() for index, number in enumerate(four[1:])]
+    return sum(number << _FIELD_BITS * field for field, number in fields)
 
 
 @attrs.frozen(eq=False)
 class Delta:
-    """What some allocations change that come together (sign 1), or go together (-1).
+    """What some allocations change of which the first come together, and the others go together after that.
 
-    sums: by the place of the array among those of the account. whole: the same as one number, with its sign. part: the same
-    for the array that is counted by VM; None when it is not among them.
+    taken, freed: by the place of the array among those of the account. marks: of those that there are; not to be changed.
+    part: the same for the array that is counted by VM; None when it is not among them. rise, fall: taken and freed as one number.
     """
 
-    sign: int
-    sums: dict[int, Sums]
-    mark: Marking
+    taken: dict[int, Sums]
+    freed: dict[int, Sums]
+    marks: list[Marking]
     part: "Delta | None" = None
-    whole: int = attrs.field(init=False)
+    rise: int = attrs.field(init=False)
+    fall: int = attrs.field(init=False)
 
-    @whole.default
-    def _whole(self) -> int:
-        fields = [(3 * place + index, number) for place, sums in self.sums.items() for index, number in enumerate(sums[1:])]
-        return self.sign * sum(number << _FIELD_BITS * field for field, number in fields)
+    @rise.default
+    def _rise(self) -> int:
+        return _whole(self.taken)
+
+    @fall.default
+    def _fall(self) -> int:
+        return _whole(self.freed)
 
 
 class Account:
-    """The totals of some arrays. waiting: deltas that are not worked in yet, in order. Source: see the module."""
+    """The totals of some arrays. Source: see the module."""
 
     def __init__(self, tallies: Sequence[Tally]) -> None:
-        self.waiting: list[Delta] = []
-        self._tallies = tallies
+        self.tallies = tallies
         now = [number for tally in tallies for number in (tally.nominal_now, tally.charged_now, tally.real_now)]
         self._now = sum(number << _FIELD_BITS * field for field, number in enumerate(now))
 
-    def tallies(self) -> Sequence[Tally]:
-        """Return the totals. Cost: 0.2 us for each delta that waits."""
-        if self.waiting:
-            self._settle()
-        return self._tallies
-
-    def _settle(self) -> None:
-        for delta, times in Counter(self.waiting).items():
-            for place, sums in delta.sums.items():
-                self._tallies[place].add(sums, delta.sign * times)
-        assert all(tally.live >= 0 and tally.nominal_now >= 0 for tally in self._tallies), "freed more than was taken"
-        tops = self._tops()
-        self.waiting.clear()
+    def settle(self, deltas: Sequence[Delta]) -> None:
+        """Count what happened since, in order. Cost: 0.2 us for each."""
+        for delta, times in Counter(deltas).items():
+            for place, sums in delta.taken.items():
+                self.tallies[place].add(sums, times)
+            for place, sums in delta.freed.items():
+                self.tallies[place].add(sums, -times)
+        assert all(tally.live >= 0 and tally.nominal_now >= 0 for tally in self.tallies), "freed more than was taken"
         size = _FIELDS.size
-        most = list(map(max, zip(*(_FIELDS.unpack(top.to_bytes(size, "little")) for top in tops), strict=True)))
-        for place, tally in enumerate(self._tallies):
+        most = list(map(max, zip(*(_FIELDS.unpack(top.to_bytes(size, "little")) for top in self._tops(deltas)), strict=True)))
+        for place, tally in enumerate(self.tallies):
             tally.rise(*most[3 * place : 3 * place + 3])
 
-    def _tops(self) -> Iterable[int]:
-        """Go through what waits; return how much there was each time before memory was given back, and at the end."""
+    def _tops(self, deltas: Sequence[Delta]) -> Iterable[int]:
+        """Return how much there was each time before memory was given back, and at the end."""
         now, rising, tops = self._now, False, dict[int, None]()
-        for delta in self.waiting:
-            if delta.sign > 0:
+        for delta in deltas:
+            if delta.rise:
+                now += delta.rise
                 rising = True
-            elif rising:
-                tops[now] = None
-                rising = False
-            now += delta.whole
+            if delta.fall:
+                if rising:
+                    tops[now] = None
+                    rising = False
+                now -= delta.fall
         self._now = now
         tops[now] = None
         return tops
 
 
 class Books:
-    """The totals of one lane by array, and those of one array by VM. Source: see the module."""
+    """The totals of one lane by array, and those of one array by VM. Source: see the module.
+
+    waiting: what VMs took and gave back and is not worked in yet, in order.
+    """
 
     def __init__(self, arrays: Sequence[str], by_vm: str) -> None:
         """by_vm: the array that is counted by VM too."""
@@ -180,42 +192,58 @@ class Books:
         self._by_vm_array = by_vm
         self._all = Account([Tally() for _array in arrays])
         self._of_vms: dict[int, Account] = {}
-        self.waiting = self._all.waiting
+        self.waiting: list[tuple[Delta, int]] = []
 
     def note(self, delta: Delta, vm: int) -> None:
         """Note what a VM takes or gives back."""
-        self.waiting.append(delta)
-        if delta.part is not None:
-            account = self._of_vms.get(vm)
-            if account is None:
-                account = self._of_vms[vm] = Account([Tally()])
-            account.waiting.append(delta.part)
+        self.waiting.append((delta, vm))
 
     def work_in(self) -> None:
         """Work in what waits; call it between events when it is much."""
-        self.tallies()
-        self.by_vm()
+        if not self.waiting:
+            return
+        self._all.settle([delta for delta, _vm in self.waiting])
+        parts: dict[int, list[Delta]] = {}
+        for delta, vm in self.waiting:
+            if delta.part is not None:
+                parts.setdefault(vm, []).append(delta.part)
+        self.waiting.clear()
+        for vm, deltas in parts.items():
+            account = self._of_vms.get(vm)
+            if account is None:
+                account = self._of_vms[vm] = Account([Tally()])
+            account.settle(deltas)
 
     def tallies(self) -> dict[str, Tally]:
         """Return the totals by array."""
-        return dict(zip(self._arrays, self._all.tallies(), strict=True))
+        self.work_in()
+        return dict(zip(self._arrays, self._all.tallies, strict=True))
 
     def by_vm(self) -> dict[int, Tally]:
         """Return the totals of one array by VM, of each VM that ever had one."""
-        return {vm: account.tallies()[0] for vm, account in self._of_vms.items()}
+        self.work_in()
+        return {vm: account.tallies[0] for vm, account in self._of_vms.items()}
 
     def restore(self, tallies: dict[str, Tally], by_vm: dict[int, Tally]) -> None:
         """Take over what others counted. Raises KeyError when an array is missing."""
         self._all = Account([tallies[array] for array in self._arrays])
-        self.waiting = self._all.waiting
+        self.waiting.clear()
         self._of_vms = {vm: Account([tally]) for vm, tally in by_vm.items()}
 
-    def delta_of(self, parts: Sequence[tuple[str, Cost]], sign: int, *, unsized: str) -> Delta:
+    def delta_of(self, taken: Pieces, freed: Pieces, *, unsized: str) -> Delta:
         """Return the delta of some (array, cost). unsized: the array whose size does not matter between lanes."""
-        sums = {
+        come, gone = self._sums(taken), self._sums(freed)
+        marks = [_mark_of(parts, unsized, taken=parts is taken) for parts in (taken, freed) if parts]
+        place = self._arrays.index(self._by_vm_array)
+        part = None
+        if place in come or place in gone:
+            mine = [{0: sums[place]} if place in sums else {} for sums in (come, gone)]
+            part = Delta(mine[0], mine[1], marks)
+        return Delta(come, gone, marks, part)
+
+    def _sums(self, parts: Pieces) -> dict[int, Sums]:
+        return {
             place: _sums_of(costs)
             for place, array in enumerate(self._arrays)
             if (costs := [cost for one, cost in parts if one == array])
         }
-        mark, place = _mark_of(parts, sign, unsized), self._arrays.index(self._by_vm_array)
-        return Delta(sign, sums, mark, Delta(sign, {0: sums[place]}, mark) if place in sums else None)

@@ -74,6 +74,8 @@ class Vm:
     manual_dirty_log_protect: int = 0
     check_facts: int = attrs.field(init=False)
     """Stands for what of VM and kernel decides which memslot requests are refused for their arguments, but for vm_bugged."""
+    known: dict[tuple[bool, ...], tuple[int, int]] = attrs.field(factory=dict, init=False)
+    """What at_once.py has worked out of the VM's flags for its own use."""
     external_adds: Counters = attrs.field(init=False)
     """Outstanding adds of external users by gfn: what a driver's own table holds (kvmgt: one entry a gfn)."""
     drivers_keep_table: bool = True

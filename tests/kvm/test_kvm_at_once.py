@@ -10,7 +10,7 @@ from test_against_slow_model import generate
 
 from replay.events import Event, MemslotSet, ShadowRootAlloc, VmCreate
 from replay.events.write_track import HotEvent
-from replay.kvm import at_once, machine, tallies, vmalloc
+from replay.kvm import at_once, tallies, vmalloc
 from replay.kvm.allocator import DIRTY_BITMAP, Allocation
 from replay.kvm.fold import fold_run
 from replay.kvm.machine import Machine
@@ -22,6 +22,7 @@ from replay.runs import run_of
 from replay.units import ENOMEM, Gpa, Hva
 
 P = 4096
+SET_AT_ONCE = at_once.set_at_once
 
 
 def pieces(allocations: list[Allocation]) -> list[tuple[Any, ...]]:
@@ -69,14 +70,14 @@ class TestAtOnce:
         done: Counter[str] = Counter()
 
         def counted(request: Any) -> Any:
-            answer = at_once.set_at_once(request)
+            answer = SET_AT_ONCE(request)
             done["left" if answer is None else answer[1]] += 1
             return answer
 
         with patch.context() as context:
-            context.setattr(machine, "set_at_once", counted)
+            context.setattr(at_once, "set_at_once", counted)
             short = deeds(Machine(policy_by_name(policy), profile), events)
-            context.setattr(machine, "set_at_once", lambda _request: None)
+            context.setattr(at_once, "set_at_once", lambda _request: None)
             assert deeds(Machine(policy_by_name(policy), profile), events) == short
         return done
 
@@ -106,12 +107,12 @@ class TestAtOnce:
 
     def test_small_caches(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is worked out once for each size is worked out anew where the caches hold one thing only."""
-        for module, cache in ((at_once, "_PARTS"), (tallies, "_MARKS"), (vmalloc, "_CACHE")):
+        for module, cache in ((at_once, "_DEEDS"), (tallies, "_MARKS"), (vmalloc, "_CACHE")):
             monkeypatch.setattr(module, cache, {})
             monkeypatch.setattr(module, f"{cache}_MOST", 1)
         done = self.both("eager-5.16", Profile(release=Release(6, 1, 100), tdp=False), churn(random.Random(3)), monkeypatch)
         assert min(done[change] for change in ("create", "delete", "move", "flags_only")) > 0
-        assert [len(cache) for cache in (at_once._PARTS, tallies._MARKS, vmalloc._CACHE)] == [1, 1, 1]
+        assert [len(cache) for cache in (at_once._DEEDS, tallies._MARKS, vmalloc._CACHE)] == [1, 1, 1]
 
 
 SIZE = 1 << 19
@@ -139,8 +140,8 @@ class TestLeft:
     def test_memory_that_is_too_small(self, event: MemslotSet, monkeypatch: pytest.MonkeyPatch) -> None:
         """A call whose arrays are larger than all memory fails as it does step by step."""
         found = []
-        for way in (at_once.set_at_once, lambda _request: None):
-            monkeypatch.setattr(machine, "set_at_once", way)
+        for way in (SET_AT_ONCE, lambda _request: None):
+            monkeypatch.setattr(at_once, "set_at_once", way)
             made = self.one_slot()
             made.allocator.total_ram_pages = 1
             found.append(deeds(made, [event]))
@@ -151,7 +152,7 @@ class TestLeft:
     def test_arrays_that_are_missing(self, event: MemslotSet, monkeypatch: pytest.MonkeyPatch) -> None:
         """A slot that has some arrays of a kind and lacks others is freed step by step."""
         made, answers = self.one_slot(), []
-        monkeypatch.setattr(machine, "set_at_once", lambda request: answers.append(at_once.set_at_once(request)))
+        monkeypatch.setattr(at_once, "set_at_once", lambda request: answers.append(SET_AT_ONCE(request)))
         slot = made.vms[0].spaces[0].by_id(0)
         assert slot is not None
         slot.arch.rmap[1] = None
@@ -161,8 +162,8 @@ class TestLeft:
     def test_dirty_ring(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a dirty ring a slot that logs has no bitmap, in both ways."""
         found = []
-        for way in (at_once.set_at_once, lambda _request: None):
-            monkeypatch.setattr(machine, "set_at_once", way)
+        for way in (SET_AT_ONCE, lambda _request: None):
+            monkeypatch.setattr(at_once, "set_at_once", way)
             made = self.one_slot()
             made.vms[0].dirty_ring = True
             found.append(deeds(made, [call(0, flags=1), call(512, flags=1), call(512)]))

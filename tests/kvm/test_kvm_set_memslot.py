@@ -135,7 +135,7 @@ class TestMove:
         assert (outcome.ret, outcome.change) == (0, "move")
         assert sites(outcome) == [SLOT, INVALID, *expected_arrays(policy, host)]
         assert lane.slot(1).dirty_bitmap is bitmap
-        old = [piece.number for piece in made.taken if piece is not bitmap]
+        old = [piece.number for piece in made.taken if piece != bitmap]
         assert sorted(piece.number for piece in outcome.freed) == sorted([*old, outcome.taken[1].number])
         assert lane.generations() == [6, 1]
 

@@ -53,7 +53,7 @@ class TestStateOf:
     def test_vm(self) -> None:
         """Each field of a VM is in its value, by its own name."""
         vm = state_of(lane().machine)["vms"][0]
-        kept = {field.name for field in attrs.fields(Vm)} - {"policy", "profile", "allocator", "log", "check_facts"}
+        kept = {field.name for field in attrs.fields(Vm)} - {"policy", "profile", "allocator", "log", "check_facts", "known"}
         assert set(vm) == kept
         assert set(VM_FIELDS) == kept - {"spaces", "nodes", "external_adds"}
         assert (vm["nodes"], vm["external_adds"], vm["users_count"], vm["nr_memslot_pages"]) == ([3], [[17, 2]], 2, 16)

@@ -18,7 +18,7 @@ from replay.analyses.check import check
 from replay.analyses.compare import compare
 from replay.engine.lanes import make_lanes
 from replay.errors import KvmReplayError
-from replay.kvm import fold, idhash, machine, memory_region, near, vmalloc
+from replay.kvm import at_once, fold, idhash, memory_region, near, requests, vmalloc
 from replay.recording import open_recording
 from replay.stream import MemoryStream
 
@@ -123,7 +123,7 @@ def flipped(flip: Flip) -> Iterator[None]:
     hand = Hand()
     hand.put(fold, "BULK_ROWS_LEAST", 1 << 40)  # one rule for runs, whatever other tests made of numpy
     hand.put(near.Near, "__missing__", _all_unusual)  # and no short cuts in it
-    hand.put(machine, "set_at_once", lambda _request: None)  # nor where nothing can fail
+    hand.put(at_once, "set_at_once", lambda _request: None)  # nor where nothing can fail
     try:
         flip.change(hand)
         _forget()
@@ -142,9 +142,8 @@ def _all_unusual(of: near.Near, key: int) -> near.Known:
 def _forget() -> None:
     memory_region._checks.cache_clear()
     memory_region._later_checks.cache_clear()
-    memory_region._ANSWERS.clear()
     idhash._BUCKETS.clear()
-    machine._REQUESTS.clear()
+    requests.REQUESTS.clear()
     vmalloc._CACHE.clear()
 
 

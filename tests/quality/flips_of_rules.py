@@ -233,7 +233,7 @@ TRUE_COMMIT = set_memslot.kvm_commit_memory_region
 
 
 def _drop_set_0(self: Memslots) -> list[Memslot]:
-    self._orders = (self._orders[1], self._orders[0])
+    self._hashes = (self._hashes[1], self._hashes[0])
     return TRUE_DROP_ALL(self)
 
 
