@@ -14,7 +14,7 @@ from test_kvm_bulk import EVENTS, LOWERED, USUAL, differences, slots_up_to
 from test_kvm_lanes_together import check
 
 from replay.events import GuestWrite, HotEvent, NotifierRegister, ShadowPageAccount, VmCreate, WriteTrackAdd, WriteTrackRemove
-from replay.kvm import compiled, fold, leaves, page_track
+from replay.kvm import bulk, bulk_pairs, compiled, fold, leaves, page_track
 from replay.kvm.compiled import fold_compiled
 from replay.kvm.fold import fold_run
 from replay.kvm.kernel_log import BUG, LPAGE, OVERFLOW
@@ -51,7 +51,7 @@ class TestCompiledRule:
     @pytest.mark.parametrize("limit", [LOWERED, 65535])
     def test_equals_the_scalar_rule(self, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Outcomes, their order, logs and the whole state are equal over random worlds, with everything unusual in them."""
-        for module in (compiled, fold, page_track):
+        for module in (bulk, bulk_pairs, compiled, fold, page_track):
             monkeypatch.setattr(module, "U16_MAX", limit)
         met: Counter[str] = Counter()
         done, seed = 0, 0
@@ -85,7 +85,7 @@ class TestCompiledRule:
     @pytest.mark.parametrize("seed", range(16))
     def test_slots_change_between_runs(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same where runs are short, so that slots, arrays and flags change often between them."""
-        for module in (compiled, fold, page_track):
+        for module in (bulk, bulk_pairs, compiled, fold, page_track):
             monkeypatch.setattr(module, "U16_MAX", LOWERED)
         met: Counter[str] = Counter()
         differences(seed, 1500, met, fold_compiled, lengths=SHORT)
@@ -179,7 +179,7 @@ class TestSeldom:
 
     def test_a_pair_at_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An add that is refused at the limit warns, also where the next row takes it back: the counter is one lower then."""
-        for module in (compiled, fold, page_track):
+        for module in (bulk, bulk_pairs, compiled, fold, page_track):
             monkeypatch.setattr(module, "U16_MAX", LOWERED)
         up, down = WriteTrackAdd(vm=0, gfn=Gfn(1)), WriteTrackRemove(vm=0, gfn=Gfn(1))
         outcome, machine = self.same(tracked_machine, [up, up, up, up, down])
