@@ -5,6 +5,7 @@ reading. A complaint carries the path of the field ("memslot.set.slot"); callers
 """
 
 import reprlib
+from codecs import getincrementaldecoder
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -76,6 +77,19 @@ def shown(value: object) -> str:
     """Return a value as text for a message, cut at 60 characters."""
     text = _BRIEF.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def shown_bytes(data: bytes) -> str:
+    """Return the start of some bytes for a message: as text where they are, else in hexadecimal.
+
+    >>> shown_bytes(b"hello"), shown_bytes(bytes(range(0xFD, 0x100)))
+    ("'hello'", 'fd fe ff')
+    """
+    try:
+        text = getincrementaldecoder("utf-8")().decode(data[:40])
+    except UnicodeDecodeError:
+        return data[:16].hex(" ")
+    return shown(text) if text.isprintable() else data[:16].hex(" ")
 
 
 def misfit(path: str, value: object, expected: str) -> EventError:

@@ -14,7 +14,7 @@ from replay.errors import EventError, HeaderError, KvmReplayError, RecordingErro
 from replay.events import Event
 from replay.header import Header, Trailer
 from replay.recording.ends import Prefix, as_header_error, torn_trailer
-from replay.recording.fields import shown
+from replay.recording.fields import shown, shown_bytes
 from replay.recording.files import Input, Readable
 from replay.recording.jsonl_writer import END_KEY, FORMAT_KEY, FORMAT_PREFIX, HAND_WRITTEN_KEY
 from replay.recording.limits import LINE_BYTES, LINE_CONTAINERS, RECORDING_EVENTS, keep, over
@@ -154,9 +154,8 @@ class JsonlReader(Opened):
     def _read_header(self, upcasts: Upcasts) -> tuple[Header, Dialect, bool]:
         text = self._next_line()
         if not text.startswith(b"{"):
-            raise UnknownFormatError(
-                f"first line {shown(text[:40])}", where=self.name, expected=f"{_EXAMPLE} in JSON Lines, or a .kvmr"
-            )
+            found = f"first line {shown_bytes(text)}" if text else "no first line"
+            raise UnknownFormatError(found, where=self.name, expected=f"{_EXAMPLE} in JSON Lines, or a .kvmr")
         named = as_header_error(lambda: parse_object(text), self._where())
         version, hand_written = self._version(named), named.pop(HAND_WRITTEN_KEY, False)
         if type(hand_written) is not bool:

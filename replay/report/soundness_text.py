@@ -39,7 +39,7 @@ def soundness_text(found: Soundness, paint: Paint) -> Iterator[str]:
     if found.trouble:
         yield f"  {found.code} {printable(found.trouble)}"
     if found.loss is not None:
-        yield f"  lost: {loss_text(found.loss, found.form)}"
+        yield f"  lost: {loss_text(found.loss, found.form, ended=found.ended)}"
     if found.recorded_losses:
         yield f"  it counts {counted(found.recorded_losses, 'loss', 'losses')} of its recorder; `kvm-replay info` has them"
     if found.remarks:
@@ -57,18 +57,27 @@ def _whole(found: Soundness) -> str:
     return f"{text}; {counts}; JSON Lines has no checksums"
 
 
-def loss_text(loss: Loss, form: str) -> str:
-    """Say what is lost, as far as it is known.
+def loss_text(loss: Loss, form: str, *, ended: bool = False) -> str:
+    """Say what is lost, as far as it is known; ended: the recording's end is whole, so what is behind it is none of it.
 
     >>> loss_text(Loss(size_bytes=90, pieces=1, events=2, counted="at least"), "kvmr")
-    'at least 2 events; 90 bytes, with the headers of 1 block'
+    'at least 2 events; 90 bytes are left there, with the header of 1 block'
     """
     if loss.size_bytes is None:
         return "how much can not be told: the input was read only once"
-    events = {EXACT: counted(loss.events or 0, "event"), AT_LEAST: f"at least {counted(loss.events or 0, 'event')}"}
-    size = counted(loss.size_bytes, "byte")
-    if loss.pieces:
-        size += (
-            f", with the headers of {counted(loss.pieces, 'block')}" if form == "kvmr" else f", {counted(loss.pieces, 'line')}"
-        )
-    return f"{events.get(loss.counted, 'nobody knows how many events')}; {size}"
+    count = counted(loss.events or 0, "event")
+    unknown = "nothing of the recording" if ended else "how many events can not be told"
+    events = {EXACT: count, AT_LEAST: f"at least {count}"}.get(loss.counted, unknown)
+    return f"{events}; {_left(loss, form)}"
+
+
+def _left(loss: Loss, form: str) -> str:
+    """Say what is left of what is lost."""
+    if not loss.size_bytes:
+        return "nothing is left there"
+    size = counted(loss.size_bytes, "byte is left there", "bytes are left there")
+    if not loss.pieces:
+        return size
+    if form != "kvmr":
+        return f"{size}, {counted(loss.pieces, 'line')}"
+    return f"{size}, with the {'header' if loss.pieces == 1 else 'headers'} of {counted(loss.pieces, 'block')}"

@@ -143,7 +143,7 @@ def open_stream(paths: Sequence[str], *, kvmgt: bool = False, meter: "Meter | No
     if factory is None and by_format.keys() <= {"strace", *TRACES}:
         factory = _run
     if factory is None or any(len(same) > 1 for name, same in by_format.items() if name not in SEVERAL):
-        found = ", ".join(f"{name}: {' '.join(source.name for source in same[:4])}" for name, same in sorted(by_format.items()))
+        found = ", ".join(f"{name}: {' '.join(source.label for source in same[:4])}" for name, same in sorted(by_format.items()))
         advice = "give one recording, the files of one strace -ff, or strace and traces by other tools of the same run"
         raise UsageError(f"inputs that do not go together ({found})", advice=advice)
     stream = factory(by_format)
@@ -182,8 +182,8 @@ def _format(source: "Input") -> str:
     from replay.sources.files import HEAD_BYTES
 
     try:
-        return detect(head, name=source.name)
+        return detect(head, name=source.label)
     except UnknownFormatError:
         if len(head) < HEAD_BYTES:
             raise
-        return detect(source.head(LONG_HEAD_BYTES), name=source.name)
+        return detect(source.head(LONG_HEAD_BYTES), name=source.label)

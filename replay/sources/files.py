@@ -42,8 +42,8 @@ _DECOMPRESSION_FAILURES: Final = (EOFError, zlib.error, lzma.LZMAError, gzip.Bad
 class Input:
     """One input of a command: a path, or "-" for stdin.
 
-    name: base name for messages and headers. jobs: processes that may read it. `open` gives the decompressed bytes from the
-    start, as often as it is asked.
+    name: base name, for headers and for places in it. label: the path as it was given, for what is wrong with the file itself.
+    jobs: processes that may read it. `open` gives the decompressed bytes from the start, as often as it is asked.
     Raises UnreadableError for what can not be opened or read.
     """
 
@@ -52,6 +52,7 @@ class Input:
         self.is_stdin = self.path == "-"
         self.jobs = 1
         self.name = "stdin" if self.is_stdin else Path(self.path).name
+        self.label = "standard input" if self.is_stdin else self.path
         self._spool: IO[bytes] | None = None
         self._compression: str | None = None
         self._last: BinaryIO | None = None
@@ -87,11 +88,11 @@ class Input:
             return raw
         opener = {"zstd": _open_zstd, "gzip": _open_gzip, "xz": _open_xz}[compression]
         try:
-            inner = opener(raw, self.name)
+            inner = opener(raw, self.label)
         except BaseException:
             raw.close()
             raise
-        return cast("BinaryIO", io.BufferedReader(_Guarded(inner, raw, self.name), BLOCK_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_Guarded(inner, raw, self.label), BLOCK_BYTES))
 
     @property
     def compression(self) -> str:
@@ -112,7 +113,7 @@ class Input:
         try:
             return self._open_raw()
         except OSError as error:
-            raise UnreadableError(error.strerror or str(error), where=self.name, expected="a readable file") from error
+            raise UnreadableError(error.strerror or str(error), where=self.label, expected="a readable file") from error
 
     def _open_raw(self) -> BinaryIO:
         if self._spool is None:
@@ -121,7 +122,7 @@ class Input:
                 if stat.S_ISREG(mode):
                     return Path(self.path).open("rb")
                 if stat.S_ISDIR(mode):
-                    raise UnreadableError("is a directory", where=self.name, expected="a file")
+                    raise UnreadableError("is a directory", where=self.label, expected="a file")
             self._spool = self._spooled()
         return cast("BinaryIO", io.BufferedReader(_Again(self._spool, self), BLOCK_BYTES))
 

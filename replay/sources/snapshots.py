@@ -46,13 +46,13 @@ def snapshots(source: Input, file: int) -> Iterator[Snapshot]:
                 lines.append(line)
                 held += len(line)
                 if held > SNAPSHOT_BYTES_MAX:
-                    raise TraceOptionError("a snapshot without an end", where=source.name, expected="lines of /proc/vmallocinfo")
+                    raise TraceOptionError("a snapshot without an end", where=source.label, expected="lines of /proc/vmallocinfo")
                 continue
             if held:
-                yield _snapshot(source.name, time_ns, b"".join(lines), file, first)
+                yield _snapshot(source.label, time_ns, b"".join(lines), file, first)
             time_ns, first, lines, held = int(heading[1]), number, [], 0
     if held:
-        yield _snapshot(source.name, time_ns, b"".join(lines), file, first)
+        yield _snapshot(source.label, time_ns, b"".join(lines), file, first)
 
 
 def _snapshot(name: str, time_ns: int | None, text: bytes, file: int, line: int) -> Snapshot:

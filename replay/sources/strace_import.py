@@ -54,7 +54,7 @@ class StraceImport:
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         many = len(inputs) > 1
-        parts = [_Part(source, _tid_of_name(source.name) if many else 0) for source in inputs]
+        parts = [_Part(source, _tid_of_name(source) if many else 0) for source in inputs]
         self._parts = sorted(parts, key=lambda part: (part.tid, part.source.name)) if many else parts
         self._tally = Tally()
         self._scan: ScanResult | None = None
@@ -222,7 +222,7 @@ class StraceImport:
             if records:
                 clocks.add(lexer.stamps.clock)
         self._clock = clocks.pop() if len(clocks) == 1 else "none"
-        name = self._parts[0].source.name
+        name = self._parts[0].source.label
         if summary and not calls:
             advice = "record without -c, for example: strace -f -ttt -y -e trace=%desc,%process -o FILE COMMAND"
             raise TraceOptionError("is a table of counts (strace -c)", where=name, expected="lines of calls", advice=advice)
@@ -254,9 +254,9 @@ def _kept(source: Input) -> BinaryIO:
     return io.BytesIO(head) if len(head) < _SMALL_FILE_BYTES else source.open()
 
 
-def _tid_of_name(name: str) -> int:
-    found = _SUFFIX_TID.search(name)
+def _tid_of_name(source: Input) -> int:
+    found = _SUFFIX_TID.search(source.name)
     if found is None:
         advice = "give one strace file, or only the files NAME.TID of one strace -ff"
-        raise TraceOptionError("does not end in a thread id", where=name, expected="a file of strace -ff", advice=advice)
+        raise TraceOptionError("does not end in a thread id", where=source.label, expected="a file of strace -ff", advice=advice)
     return int(found[1])

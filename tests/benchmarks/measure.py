@@ -186,22 +186,25 @@ def reference(path: Path, events: int) -> Case:
     return Case("scalar rule, one lane", done, work)
 
 
-def peak_kib(arguments: Sequence[str]) -> int:
-    """Return the peak resident memory of one command line of the tool."""
-    probe = "import resource, sys; from replay.cli import main; assert main(sys.argv[1:]) in (0, 1, 3); "
+def peak_kib(arguments: Sequence[str], status: int) -> int:
+    """Return the peak resident memory of one command line of the tool, which ends with a status."""
+    probe = f"import resource, sys; from replay.cli import main; assert main(sys.argv[1:]) == {status}; "
     probe += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return int(done.stderr.split()[-1])
 
 
-def start_up(arguments: Sequence[str], modules: Path) -> float:
-    """Return the milliseconds of CPU time of one process; modules: folder of compiled modules, which the first process fills."""
+def start_up(arguments: Sequence[str], modules: Path, status: int = 0) -> float:
+    """Return the milliseconds of CPU time of one process, which ends with a status.
+
+    modules: folder of compiled modules, which the first process fills.
+    """
     import resource
 
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     variables["PYTHONPYCACHEPREFIX"] = str(modules)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, check=False)
-    assert done.returncode in {0, 1, 3}, done.stderr
+    assert done.returncode == status, done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

@@ -42,6 +42,8 @@ from replay.kvm.compiled import LOOP
 
 TWO = ("eager", "on-demand")
 FIVE = ("eager", "on-demand", "6.6", "6.8", "6.9")
+UNSURE = 3
+"""Exit status of `compare` for a synthetic stream: pages that no memslot holds are in it."""
 
 
 def show(title: str, cases: Sequence[Case], rows: Case, limit: float | None = None) -> None:
@@ -138,13 +140,15 @@ def starts(folder: Path, args: argparse.Namespace) -> None:
     """Measure (f): start-up against a bare Python."""
     path, _events = synthetic(folder, Profile("small", 2000, run_events=28))
     commands = {
-        "python -c pass": ["-c", "pass"],
-        "kvm-replay --help": ["-m", "replay", "--help"],
-        "compare, 2,000 events": ["-m", "replay", "compare", str(path)],
+        "python -c pass": (["-c", "pass"], 0),
+        "kvm-replay --help": (["-m", "replay", "--help"], 0),
+        "compare, 2,000 events": (["-m", "replay", "compare", str(path)], UNSURE),
     }
     best = dict.fromkeys(commands, float("inf"))
     for _ in range(3 * args.rounds):
-        best = {name: min(best[name], start_up(command, folder / "modules")) for name, command in commands.items()}
+        best = {
+            name: min(best[name], start_up(command, folder / "modules", status)) for name, (command, status) in commands.items()
+        }
     bare = best["python -c pass"]
     print("\n(f) start-up, CPU time")
     for name, milliseconds in best.items():
@@ -156,7 +160,7 @@ def memory(folder: Path, args: argparse.Namespace) -> None:
     print("\n(g) peak memory of compare, two lanes")
     for events in args.memory:
         path, _events = synthetic(folder, Profile(f"memory-{events}", events))
-        print(f"  {events:>12,} events {peak_kib(['compare', str(path)]) / 1024:8.1f} MiB")
+        print(f"  {events:>12,} events {peak_kib(['compare', str(path)], UNSURE) / 1024:8.1f} MiB")
         path.unlink()
         sys.stdout.flush()
 

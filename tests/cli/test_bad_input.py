@@ -16,7 +16,7 @@ JUNK = bytes(range(256)) * 64
 
 def arguments_of(verb: str, *inputs: str) -> list[str]:
     """Return a command line of a verb over some inputs."""
-    output = ["--output", "out.kvmr"] if verb in {"import", "recover", "pack"} else []
+    output = ["--output", "out.kvmr"] if verb in {"import", "recover", "minimise", "pack"} else []
     return [verb, *inputs, *output, *(["--gfn", "1"] if verb == "blame" else [])]
 
 

@@ -81,6 +81,15 @@ class TestText:
             assert words in said
         assert said.endswith("no memslot calls\nno write tracking recorded\nnothing lost, unknown or ignored\n")
 
+    @pytest.mark.parametrize("data", [b"\0\1\xff rubbish\n", b"\x1f\x8b\x08\0 cut", b""])
+    def test_broken_file_of_a_folder(self, data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of a folder the file that can not be read is named by a path that leads to it."""
+        folder = tmp_path / "traces"
+        folder.mkdir()
+        (folder / "broken.txt").write_bytes(data)
+        assert main(["info", str(folder)]) == 2
+        assert f": {folder / 'broken.txt'}: " in capsys.readouterr().err
+
     def test_calls_without_arguments(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Calls whose arguments are not recorded are named: a memslot call may be among them."""
         opaque = Opaque(vm=0, name="KVM_SET_USER_MEMORY_REGION2", cmd=0x40A0AE49, ret=0)

@@ -34,7 +34,8 @@ class TestVerify:
         assert lines[2].endswith("its counts fit; JSON Lines has no checksums")
         assert lines[4].startswith("torn.kvmr: torn: 14 events in 2 blocks, ")
         assert lines[5].startswith("  KVR102 torn.kvmr: torn recording: stops at byte ")
-        assert lines[6].startswith("  lost: nobody knows how many events; ")
+        assert lines[6].startswith("  lost: how many events can not be told; ")
+        assert lines[6].endswith(" bytes are left there, with the header of 1 block")
         assert lines[7] == "  `kvm-replay recover torn.kvmr -o NEW.kvmr` saves what is whole"
         assert lines[-1] == "5 recordings: 2 sound, 1 torn, 1 damaged, 1 refused"
         said = streams.err.splitlines()
@@ -66,9 +67,23 @@ class TestVerify:
 
     def test_traces(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A trace is no recording, and neither is what no tool wrote."""
-        Path("strace.txt").write_text("openat(3) = 4\n")
-        assert main(["verify", "strace.txt"]) == 2
-        assert "KVR003" in capsys.readouterr().err
+        cases = {b"openat(3) = 4\n": "'openat(3) = 4'", b"\xff\x00\xfe\n": "ff 00 fe", b"a\x07b": "61 07 62"}
+        for data, shown in cases.items():
+            Path("trace.txt").write_bytes(data)
+            assert main(["verify", "trace.txt"]) == 2
+            assert f"KVR003 unknown format: trace.txt: first line {shown}; expected" in capsys.readouterr().err
+
+    def test_behind_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Bytes behind a whole end are none of the recording; a tear with nothing behind says that too."""
+        Path("longer.kvmr").write_bytes(Path("sound.kvmr").read_bytes() + b"xx")
+        lines = Path("sound.jsonl").read_bytes().splitlines(keepends=True)
+        Path("short.jsonl").write_bytes(b"".join(lines[:-1]))
+        assert main(["verify", "longer.kvmr", "short.jsonl"]) == 2
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  lost")]
+        assert said == [
+            "  lost: nothing of the recording; 2 bytes are left there",
+            "  lost: how many events can not be told; nothing is left there",
+        ]
 
 
 class TestRecover:

@@ -10,6 +10,7 @@ from record_bench import BPFTRACE, DATA, REFUSED, STRACE, Bench, is_running, unt
 
 from replay.cli import main
 from replay.events import Lost, Mark
+from replay.record.abilities import SOURCES, tracefs_ability
 
 CALLS = """\
 100 1795341862.100000 openat(AT_FDCWD, "/dev/kvm", O_RDWR|O_CLOEXEC) = 3</dev/kvm>
@@ -82,7 +83,10 @@ class TestSources:
         bench.environ["FAKE_REFUSAL"] = "ERROR: Could not resolve symbol"
         assert bench.run("-o", "out.kvmr", "--", "true") == 0
         assert "bpftrace can not be used: bpftrace: ERROR: Could not resolve symbol" in bench.errors
-        assert "vm.create" in bench.recording().kinds or "tracefs" in bench.errors
+        following = SOURCES[1 if tracefs_ability().usable else 2]
+        assert f"recording by {following.words}\n" in bench.errors
+        # A real tracefs beside a strace that prints what was never called shows none of it: that is said, and lost.
+        assert bench.recording().kinds[0] == ("lost" if "tracefs" in following.needs else "vm.create")
 
     def test_no_source(self, bench: Bench) -> None:
         """A machine that forbids ptrace gets an error with its own words, and nothing is left behind."""

@@ -196,8 +196,8 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("data", "error", "message"),
         [
-            (b"", UnknownFormatError, "first line b''"),
-            (b"# only\n", UnknownFormatError, "first line b''"),
+            (b"", UnknownFormatError, "no first line"),
+            (b"# only\n", UnknownFormatError, "no first line"),
             (b"ioctl(4, KVM_RUN, 0) = 0\n", UnknownFormatError, 'expected {"kvm-replay": "recording/1"}'),
             (b"{}\n", UnknownFormatError, "no 'kvm-replay'; expected"),
             (b'{"kvm-replay": null}\n', UnknownFormatError, "no 'kvm-replay'; expected"),
