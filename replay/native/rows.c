@@ -67,6 +67,7 @@ struct work {
 	uint64_t *digests;
 	const uint8_t *vm_index; /* VM number to index, 256 of them */
 	int64_t nvms, count_max;
+	int depth;
 	uint8_t *warned, *answered; /* a byte a row: see run_columns.py */
 	uint8_t bits[SAID_KINDS]; /* of warnings, by what is said */
 	int64_t tally[SAID_KINDS], adds, removes;
@@ -222,7 +223,8 @@ static int link_leaf(struct table *table, int64_t root, uint64_t gfn, int64_t *c
 
 /* Memslots. */
 
-static const struct place *place_of(struct space *space, uint64_t gfn)
+/* depth: turns of a binary search that are enough for each address space. */
+static inline const struct place *place_of(struct space *space, uint64_t gfn, int depth)
 {
 	const struct place *near = space->near;
 	if (near && gfn - near->base_gfn < near->end_gfn - near->base_gfn)
@@ -230,7 +232,8 @@ static const struct place *place_of(struct space *space, uint64_t gfn)
 	const struct place *place = space->places;
 	if (!space->count || gfn < place->base_gfn)
 		return NULL;
-	for (int64_t rest = space->count; rest > 1;) { /* without a branch that can not be foretold */
+	int64_t rest = space->count;
+	for (int turn = 0; turn < depth; turn++) { /* as often for all spaces: no branch that can not be foretold */
 		int64_t half = rest / 2;
 		place += place[half].base_gfn <= gfn ? half : 0;
 		rest -= half;
@@ -435,7 +438,7 @@ static int look(struct work *work, const struct row *row, struct space *other, P
 		}
 		if (turn || !(row->space->flags & TWICE))
 			return 0;
-		second.place = place_of(other, row->gfn);
+		second.place = place_of(other, row->gfn, work->depth);
 		second.cell = -1;
 		row = &second;
 	}
@@ -482,7 +485,7 @@ static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
 	struct row *row = block->rows + i;
 	uint8_t vm = work->vm_index[block->vm[i]];
 	row->home = row->cell = row->held_home = row->held_cell = -1;
-	row->kind = 0;
+	row->space = NULL;
 	if (vm >= work->nvms)
 		return vm == PASSED_OVER;
 	row->gfn = block->gfn[i];
@@ -491,15 +494,14 @@ static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
 	row->external = row->kind <= REMOVE;
 	row->facts = work->facts + vm;
 	row->space = work->spaces + 2 * vm + block->high[i];
-	row->place = place_of(row->space, row->gfn);
-	if (row->place && !(row->space->flags & OFF)) {
+	row->place = place_of(row->space, row->gfn, work->depth);
+	if (row->place && row->place->state == LIVE && !(row->space->flags & OFF)) {
 		row->home = home_of(&work->counts, root_of(row), row->gfn);
 		__builtin_prefetch((const int32_t *)work->counts.nodes.buf + row->home);
 	}
-	if (row->external && row->gfn >> NODE_SHIFT < (uint64_t)row->facts->held_roots) {
-		row->held_home = home_of(&work->held, held_root_of(row), row->gfn);
-		__builtin_prefetch((const int32_t *)work->held.nodes.buf + row->held_home);
-	}
+	int64_t held_root = row->external & (row->gfn >> NODE_SHIFT < (uint64_t)row->facts->held_roots) ? held_root_of(row) : 0;
+	row->held_home = home_of(&work->held, held_root, row->gfn); /* of root 0 is nothing: reads and shadow pages count there */
+	__builtin_prefetch((const int32_t *)work->held.nodes.buf + row->held_home);
 	return 1;
 }
 
@@ -543,6 +545,38 @@ static Py_ssize_t find_block(struct work *work, struct block *block, Py_ssize_t 
 	return n;
 }
 
+/* Fold a row of which all is usual and which needs no leaf, without a branch that can not be foretold; 0, and nothing is changed,
+ * for any other. counts_linked, held_linked: a leaf was linked since the row's cells were looked up. */
+static inline int fold_usual(struct work *work, const struct row *row, Py_ssize_t number, int counts_linked, int held_linked)
+{
+	static const int8_t steps[8] = {1, -1, 0, 0, 1, -1, 0, 0}, pages[8] = {0, 0, 0, 0, 1, -1, 0, 0};
+	unsigned int kind = row->kind - ADD;
+	if ((row->cell < 0) | (row->held_cell < 0) | (kind > UNACCOUNT - ADD) | ((row->space->flags & TWICE) != 0))
+		return 0;
+	int step = steps[kind], external = row->external;
+	uint16_t *count = (uint16_t *)work->counts.cells.buf + row->cell;
+	uint32_t *held = (uint32_t *)work->held.cells.buf + row->held_cell;
+	int now = *count + step;
+	int64_t held_now = (int64_t)*held + (external ? step : 0);
+	int nowhere = row->cell <= LEAF_MASK, held_nowhere = row->held_cell <= LEAF_MASK;
+	if ((now < 0) | (now > work->count_max) | (held_now > UINT32_MAX) | (nowhere & ((step != 0) | counts_linked)) |
+	    (external & held_nowhere & ((step > 0) | held_linked)) | ((kind >= ACCOUNT - ADD) & !row->deep) |
+	    (external & (!(row->space->flags & TRACKS) | (row->gfn >> NODE_SHIFT >= (uint64_t)row->facts->held_roots))))
+		return 0;
+	int hit = (step == 0) & (now != 0);
+	*count = (uint16_t)now;
+	*held = held_now < 0 ? 0 : (uint32_t)held_now;
+	work->answered[number] |= hit;
+	work->tally[SAID_TRUE] += hit;
+	work->adds += step > 0;
+	work->removes += step < 0;
+	int64_t rest = row->facts->pages + pages[kind];
+	row->facts->pages = rest < 0 ? 0 : rest;
+	if (work->digests && step)
+		work->digests[row->space->first + (row->place - row->space->places)] += step > 0 ? mix(row->gfn) : -mix(row->gfn);
+	return 1;
+}
+
 static int fold_row(struct work *work, const struct row *row, Py_ssize_t number)
 {
 	int step = row->kind == ADD || row->kind == ACCOUNT ? 1 : -1, left;
@@ -573,10 +607,10 @@ static Py_ssize_t fold_rows(struct work *work, Py_ssize_t first, Py_ssize_t rows
 	for (int all = 1; first < rows; all = 0) {
 		Py_ssize_t n = rows - first < BLOCK ? rows - first : BLOCK, i = 0;
 		take_block(work, &block, first, n, all);
-		Py_ssize_t known = find_block(work, &block, n);
+		Py_ssize_t known = find_block(work, &block, n), leaves = work->counts.leaves, held_leaves = work->held.leaves;
 		while (i < known) {
 			const struct row *row = block.rows + i;
-			if (!row->kind) { /* of a VM that is passed over, and so is what takes it back */
+			if (!row->space) { /* of a VM that is passed over, and so is what takes it back */
 				i += 1 + block.pair[i];
 				continue;
 			}
@@ -589,6 +623,10 @@ static Py_ssize_t fold_rows(struct work *work, Py_ssize_t first, Py_ssize_t rows
 				}
 				find_row(work, &block, i + 1);
 				find_cells(work, block.rows + i + 1);
+			}
+			if (fold_usual(work, row, first + i, work->counts.leaves != leaves, work->held.leaves != held_leaves)) {
+				i++;
+				continue;
 			}
 			*left = fold_row(work, row, first + i);
 			if (*left)
@@ -628,6 +666,8 @@ static int open_spaces(struct work *work, PyObject *pieces)
 		space->archs = archs;
 		space->first = first;
 		first += space->count;
+		while (space->count > (int64_t)1 << work->depth)
+			work->depth++;
 		if (PyTuple_GET_SIZE(archs) != space->count) {
 			PyErr_SetString(PyExc_ValueError, "as many memslots as places");
 			return -1;
