@@ -5,7 +5,7 @@ from typing import Final
 
 from replay.analyses.catalogue import AGREEMENTS
 from replay.analyses.findings import Agreement
-from replay.analyses.hazards import CommonRaces
+from replay.analyses.hazards import CHANGES, CommonRaces
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step
 from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc
@@ -18,6 +18,8 @@ from replay.runs import QUERY, REMOVE, Constant, Run
 from replay.units import ESRCH
 
 _WHOLE: Final = -1
+_NOTED: Final = frozenset({CREATE, FLAGS_ONLY, MOVE})
+"""What memslot calls do that can be worth a note."""
 Slots = dict[tuple[int, int], None]  # (as_id, id)
 
 
@@ -83,6 +85,18 @@ class Agreements:
             if story.registered and not story.rooted:
                 self._note("D6", step.number)
             story.rooted = True
+
+    def memslot(self, step: Step, event: MemslotSet, change: str) -> None:
+        """Do what `step()` does with a memslot call that all lanes answered alike."""
+        if not self._kernels:
+            return
+        if change in CHANGES:
+            self._races.step(step)
+        if change in _NOTED:
+            story = self._stories.get(event.vm)
+            if story is None:
+                story = self._stories[event.vm] = _VmStory()
+            self._memslot(event, step.number, change, story)
 
     def _memslot(self, event: MemslotSet, number: int, change: str, story: _VmStory) -> None:
         if change == CREATE:

@@ -7,42 +7,43 @@ import attrs
 
 from replay.analyses.aspects import aspects_of
 from replay.analyses.catalogue import HOLDS_VM, ONE_LANE_ONLY, Rule
-from replay.analyses.context import Where, slot_text
+from replay.analyses.context import Where, slot_text, where
+from replay.analyses.deeds import Key, Sums
 from replay.analyses.findings import BYTES_ONLY, Finding, Side
+from replay.events import Event
+from replay.header import Header
 from replay.kvm.allocator import GFN_WRITE_TRACK, SLOT, Allocation
 from replay.kvm.memslot import Memslot
 from replay.kvm.uapi import KVM_USER_MEM_SLOTS
 from replay.units import bytes_text
 
 WHOLE_SLOT: Final = "all arrays"
-Key = tuple[int, int, int, str]  # vm, as_id, slot id, array
 
 FILLED_BY: Final = {"notifier.register": ("D2", "D8"), "shadow_root.alloc": ("D5", "D9")}
 """Events that allocate for all memslots -> row when they succeed, row when they fail on the way."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Episode:
     """One array kind of one memslot that the lanes do not have alike; bytes: the other lane's less the reference lane's.
 
-    kept: it began when one lane freed what both had. in_failure: it began in a call that ran out of memory; after_failure: such a
-    call of its VM came before.
+    event: number of the event at which it began; at: that event, or what findings say of it. kept: it began when one lane freed
+    what both had. in_failure: it began in a call that ran out of memory; after_failure: such a call of its VM came before.
+    place: first gfn and size of the memslot, None when it is gone. sums: bytes now; most: at most.
     """
 
     key: Key
-    opened: Where
+    event: int
+    at: Where | Event
     site: str
-    base_gfn: int | None
-    npages: int | None
+    place: tuple[int | None, int | None]
     after_failure: bool
     in_failure: bool
     recreated: bool
     kept: bool
     count: int = 0
-    nominal: int = 0
-    charged: int = 0
-    real: int = 0
-    most: tuple[int, int, int] = (0, 0, 0)
+    sums: Sums = (0, 0, 0)
+    most: Sums = (0, 0, 0)
     moves: int = 0
 
     def change(self, allocation: Allocation, sign: int) -> None:
@@ -50,76 +51,93 @@ class Episode:
 
         A memslot object that both lanes have is counted only: how large it is depends on the release, not on what a policy does.
         """
-        cost = allocation.cost
         self.count += sign
         if self.key[3] == SLOT:
             return
-        self.nominal += sign * cost.nominal_bytes
-        self.charged += sign * cost.charged_bytes
-        self.real += sign * cost.real_bytes
-        if abs(self.nominal) >= abs(self.most[0]):
-            self.most = (self.nominal, self.charged, self.real)
+        cost, (nominal, charged, real) = allocation.cost, self.sums
+        self.sums = sums = (
+            nominal + sign * cost.nominal_bytes,
+            charged + sign * cost.charged_bytes,
+            real + sign * cost.real_bytes,
+        )
+        if abs(sums[0]) >= abs(self.most[0]):
+            self.most = sums
+
+    @property
+    def over(self) -> bool:
+        """Whether the lanes agree again."""
+        return not self.count and not self.sums[0]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class End:
     """How an episode ended: the event, and the function by which the lane that lacked the array got it ("": it was freed)."""
 
-    at: Where
+    event: int
+    at: Where | Event
     filled_by: str
     failed: bool
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Surroundings:
     """What the tracker asks of its pair.
 
-    factual: whether each lane is the recorded kernel. row_rule: the catalogue row that stands, and its rule. parted_row: row of
-    what parted the lanes in a VM, for memslots that only one of them has. find_slot: a memslot by VM, address space and id.
+    factual: whether each lane is the recorded kernel. listed: whether findings are read, and not counted only. row_rule: the
+    catalogue row that stands, and its rule. parted_row: row of what parted the lanes in a VM, for memslots that only one of them
+    has. find_slot: a memslot by VM, address space and id.
     """
 
+    header: Header
     names: tuple[str, str]
     factual: tuple[bool, bool]
     emit: Callable[[Finding], object]
-    emit_later: Callable[[int, str, Callable[[], Finding]], object]
+    emit_later: Callable[..., object]
+    listed: bool
     row_rule: Callable[[str], tuple[str, Rule]]
     parted_row: Callable[[int | None], str]
     find_slot: Callable[[int, int, int], Memslot | None]
+
+    def where(self, one: Episode | End) -> Where:
+        """Return how findings name the event at which an episode began or ended."""
+        return one.at if isinstance(one.at, Where) else where(self.header, one.at, one.event)
 
 
 def finding_of(pair: Surroundings, episode: Episode, end: End | None) -> Finding:
     """Return the finding of an episode that ended, or that the recording leaves open."""
     vm, as_id, slot, array = episode.key
-    names = pair.names
+    names, opened = pair.names, pair.where(episode)
+    ended = None if end is None else pair.where(end)
     holder, lacker = (names[1], names[0]) if episode.most[0] > 0 else names
     if array == WHOLE_SLOT:
         row, rule = pair.parted_row(vm), HOLDS_VM if episode.kept else ONE_LANE_ONLY
     else:
-        row, rule = pair.row_rule(_row(episode, end))
+        filled_by = ended.kind if end is not None and ended is not None and end.filled_by else ""
+        row, rule = pair.row_rule(_row(episode, end, opened.kind, filled_by))
     sides = {side.lane: side for side in _sides(pair, episode, end, holder, lacker)}
     return Finding(
-        event=episode.opened.event,
-        kind=episode.opened.kind,
-        place=episode.opened.place,
+        event=opened.event,
+        kind=opened.kind,
+        place=opened.place,
         divergence=BYTES_ONLY,
         catalogue=row,
         title=rule.title,
         vm=vm,
         as_id=as_id,
         slot=slot,
-        base_gfn=episode.base_gfn,
-        npages=episode.npages,
+        base_gfn=episode.place[0],
+        npages=episode.place[1],
         sides=(sides[names[0]], sides[names[1]]),
         array=array,
         nominal_bytes=episode.most[0],
         charged_bytes=episode.most[1],
         real_bytes=episode.most[2],
-        root_cause_event=episode.opened.event,
+        root_cause_event=opened.event,
         root_cause=_cause(episode, holder, lacker),
         behind_horizon=array == WHOLE_SLOT and not episode.kept,
         visible="in memory accounting only: /proc/vmallocinfo, memory cgroup of the task",
-        converged_event=None if end is None else end.at.event,
-        converged=_ending(end, lacker),
+        converged_event=None if end is None else end.event,
+        converged=_ending(end, ended, lacker),
         aspects=aspects_of(row, sides[holder], sides[lacker], episode.moves) if array == GFN_WRITE_TRACK else (),
         explanation=rule.explanation,
         source=rule.source,
@@ -129,7 +147,7 @@ def finding_of(pair: Surroundings, episode: Episode, end: End | None) -> Finding
 def _sides(pair: Surroundings, episode: Episode, end: End | None, holder: str, lacker: str) -> tuple[Side, Side]:
     """Say what the lane that has the memory has, and what the other one has not."""
     _vm, as_id, slot, array = episode.key
-    name, size, at = slot_text(as_id, slot), bytes_text(abs(episode.most[0])), episode.opened
+    name, size, at = slot_text(as_id, slot), bytes_text(abs(episode.most[0])), pair.where(episode)
     names, facts = pair.names, pair.factual
     factual = {names[0]: facts[0], names[1]: facts[1]}
     if episode.kept:
@@ -141,7 +159,7 @@ def _sides(pair: Surroundings, episode: Episode, end: End | None, holder: str, l
     has = _side(holder, f"{size} of {array}", at, episode.site, factual=factual[holder])
     if end is None or not end.filled_by:
         return has, Side(lane=lacker, did=f"no {array}")
-    return has, _side(lacker, "the same", end.at, end.filled_by, factual=factual[lacker])
+    return has, _side(lacker, "the same", pair.where(end), end.filled_by, factual=factual[lacker])
 
 
 def _side(lane: str, did: str, at: Where, site: str, *, factual: bool) -> Side:
@@ -158,20 +176,19 @@ def _cause(episode: Episode, holder: str, lacker: str) -> str:
     return f"{holder} allocates {array} here, {lacker} does not"
 
 
-def _ending(end: End | None, lacker: str) -> str:
-    if end is None:
+def _ending(end: End | None, ended: Where | None, lacker: str) -> str:
+    if end is None or ended is None:
         return "not in this recording"
-    return f"{lacker} allocates it too ({end.at.kind})" if end.filled_by else f"freed ({end.at.kind})"
+    return f"{lacker} allocates it too ({ended.kind})" if end.filled_by else f"freed ({ended.kind})"
 
 
-def _row(episode: Episode, end: End | None) -> str:
-    """Return the catalogue row of an episode, '' for none."""
+def _row(episode: Episode, end: End | None, opened: str, filled_by: str) -> str:
+    """Return the catalogue row of an episode, '' for none; opened, filled_by: kind of the event that did so, '' for none."""
     _vm, _as_id, slot, array = episode.key
-    filled_by = end.at.kind if end is not None and end.filled_by else ""
     if array != GFN_WRITE_TRACK:
-        return "D9" if episode.opened.kind == "shadow_root.alloc" else ""
-    if episode.opened.kind in FILLED_BY and (episode.in_failure or not filled_by):
-        return FILLED_BY[episode.opened.kind][1]
+        return "D9" if opened == "shadow_root.alloc" else ""
+    if opened in FILLED_BY and (episode.in_failure or not filled_by):
+        return FILLED_BY[opened][1]
     if slot >= KVM_USER_MEM_SLOTS:
         return "D19"
     if episode.after_failure:

@@ -4,8 +4,8 @@ The first lane is the reference; each other lane is held against it. Memory grow
 findings, never with the recording.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import attrs
 
@@ -30,17 +30,19 @@ from replay.analyses.pair import Pair
 from replay.analyses.pair_runs import RunDifference
 from replay.analyses.state_at import loss_advice
 from replay.analyses.uncertainty import Doubts
+from replay.analyses.usual_calls import UsualCalls
 from replay.analyses.verdict import conclude
 from replay.engine.lane import Lane
 from replay.engine.lockstep import RunStep, Step, lockstep_numbered
 from replay.errors import EmptyError
 from replay.events import Event, MemslotSet, NotifierRegister, Opaque, ShadowRootAlloc, TssSet, VcpuCreate, VmAttach, VmCreate
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
+from replay.kvm.tallies import Tally
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item
 from replay.stream import Stream
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Census:
     """What was replayed, in at least one lane, of the things that matter for write tracking."""
 
@@ -54,13 +56,18 @@ class _Census:
     internal_calls: int = 0
     opaque_calls: int = 0
 
+    def usual(self, calls: UsualCalls) -> None:
+        """Count the calls that were taken without a look at each."""
+        self.events += calls.memslots + calls.quiet
+        self.memslot_calls += calls.memslots
+
     def step(self, step: Step) -> None:
         """Count one structural event."""
         self.events += 1
         if type(step.event) is MemslotSet:
             self.memslot_calls += 1  # which can happen under any profile
             return
-        if step.outcomes.count(None) == len(step.outcomes):
+        if all(outcome is None for outcome in step.outcomes):
             return
         name = _COUNTED.get(type(step.event))
         if name is not None:
@@ -105,17 +112,25 @@ _COUNTED: Final[dict[type[Event], str]] = {
 class Comparison:
     """One comparison under way: take every step of a lockstep, then `report()`."""
 
-    def __init__(self, stream: Stream, lanes: Sequence[Lane]) -> None:
+    def __init__(self, stream: Stream, lanes: Sequence[Lane], *, listed: bool = True) -> None:
+        """Begin with lanes that have replayed nothing.
+
+        listed: False for whoever reads the verdict, the counts of findings and the bytes of write tracking only; the rest of the
+        report is left out then: findings, agreements but for those the verdict names, and what lanes did.
+        """
         self._stream = stream
         self.lanes = list(lanes)
         header = stream.header
         self._replayed: dict[int, int] = {}  # see Ledger
-        self._pairs = [Pair(lanes[0], other, header, replayed=self._replayed) for other in lanes[1:]]
+        self._pairs = [Pair(lanes[0], other, header, replayed=self._replayed, listed=listed) for other in lanes[1:]]
         hazards = [Hazards((pair.reference, pair.other), header, pair.ledger.add) for pair in self._pairs]
+        self._listed = listed
         self._watchers = list(zip(range(1, len(lanes)), self._pairs, hazards, strict=True))
         self._doubts = Doubts(lanes, header.machine, self._replayed)
         self._agreements = Agreements(lanes)
         self._exposures = [ExposureTally() for _ in lanes]
+        exposures = self._exposures if listed else ()
+        self._calls = UsualCalls(self._watchers, self._agreements if listed else None, exposures)
         self._checked = [0] * len(lanes)
         self._census = _Census()
         self._nested_only = all(lane.leaves_out_shadow_paging for lane in lanes)
@@ -125,12 +140,19 @@ class Comparison:
         if isinstance(step, RunStep):
             self._run(step)
             return
+        if self._calls.take(step):
+            return
         self._census.step(step)
         self._doubts.step(step)
-        self._agreements.step(step)
         for index, pair, hazards in self._watchers:
             pair.step(step, index)
             hazards.step(step, index)
+        if self._listed:
+            self._agreements.step(step)
+            self._expose(step)
+
+    def _expose(self, step: Step) -> None:
+        """Count what can fail in each lane, and the recorded results that are held against it."""
         recorded, kind, checked = getattr(step.event, "ret", None) is not None, step.event.KIND, self._checked
         for index, outcome in enumerate(step.outcomes):
             if outcome is not None:
@@ -147,7 +169,8 @@ class Comparison:
     def _run(self, step: RunStep) -> None:
         self._census.run(step, nested_only=self._nested_only)
         self._doubts.run(step)
-        self._agreements.run(step)
+        if self._listed:
+            self._agreements.run(step)
         known = list[RunDifference]()
         for index, pair in enumerate(self._pairs, 1):
             pair.run(step, index, known)
@@ -155,12 +178,13 @@ class Comparison:
         if recorded:
             self._checked = [count + recorded for count in self._checked]
 
-    def report(self, orders: Orders | None = None, *, listed: bool = True) -> CompareReport:
-        """Return the findings and the verdict. Raises EmptyError when the recording has no event.
+    def report(self, orders: Orders | None = None) -> CompareReport:
+        """Return the findings and the verdict, once. Raises EmptyError when the recording has no event.
 
-        orders: what chose the order of overlapping calls, None when the events were taken as they stand. listed: False to count
-        findings only, for whoever does not read them.
+        orders: what chose the order of overlapping calls, None when the events were taken as they stand.
         """
+        self._census.usual(self._calls)
+        self._calls.finish()
         if not self._census.events:
             advice = loss_advice(self._stream.trailer()) or "check what the recorder was told to record"
             raise EmptyError("the recording has no events", expected="at least one", advice=advice)
@@ -176,7 +200,7 @@ class Comparison:
             sentence="",
             never=self._census.report(),
             lanes=tuple(self._lane(index) for index in range(len(self.lanes))),
-            pairs=tuple(_pair_report(pair, listed=listed) for pair in self._pairs),
+            pairs=tuple(_pair_report(pair, listed=self._listed) for pair in self._pairs),
             agreements=self._agreements.finish(),
             uncertainties=self._doubts.finish(self._stream.trailer()),
             orders=None if orders is None else orders.report(),
@@ -186,25 +210,33 @@ class Comparison:
     def _lane(self, index: int) -> LaneReport:
         lane = self.lanes[index]
         tallies = lane.machine.allocator.tallies
-        assumed = {word.partition("=")[0] for word in lane.profile.assumed}
-        horizon = lane.horizon
         return LaneReport(
             name=lane.name,
             policy=lane.policy.name,
             kernel=lane.policy.kernel,
             factual=lane.factual,
-            profile=tuple(Fact(name=name, value=value, assumed=name in assumed) for name, value in lane.profile.facts().items()),
             write_track=bytes_of(GFN_WRITE_TRACK, tallies[GFN_WRITE_TRACK]),
-            arrays=tuple(bytes_of(array, tallies[array]) for array in ARRAYS),
-            by_vm=tuple(
+            **(self._details(index, lane, tallies) if self._listed else {}),
+        )
+
+    def _details(self, index: int, lane: Lane, tallies: Mapping[str, Tally]) -> dict[str, Any]:
+        """Return what else is said of a lane, by field of its report."""
+        assumed = {word.partition("=")[0] for word in lane.profile.assumed}
+        horizon = lane.horizon
+        return {
+            "profile": tuple(
+                Fact(name=name, value=value, assumed=name in assumed) for name, value in lane.profile.facts().items()
+            ),
+            "arrays": tuple(bytes_of(array, tallies[array]) for array in ARRAYS),
+            "by_vm": tuple(
                 VmBytes(vm=vm, write_track=bytes_of(GFN_WRITE_TRACK, tally))
                 for vm, tally in sorted(lane.machine.allocator.write_track_by_vm.items())
             ),
-            exposure=self._exposures[index].report(),
-            warnings=tuple(Count(name=name, count=count) for name, count in sorted(lane.machine.log.counts.items())),
-            skipped=tuple(Count(name=name, count=count) for name, count in sorted(lane.skipped.items())),
-            checked=self._checked[index],
-            horizon=None
+            "exposure": self._exposures[index].report(),
+            "warnings": tuple(Count(name=name, count=count) for name, count in sorted(lane.machine.log.counts.items())),
+            "skipped": tuple(Count(name=name, count=count) for name, count in sorted(lane.skipped.items())),
+            "checked": self._checked[index] + self._calls.memslots + self._calls.quiet,
+            "horizon": None
             if horizon is None
             else HorizonReport(
                 event=horizon.event,
@@ -214,7 +246,7 @@ class Comparison:
                 why=horizon.why,
                 differing=lane.disagreement_count,
             ),
-        )
+        }
 
 
 def _pair_report(pair: Pair, *, listed: bool) -> PairReport:
@@ -239,13 +271,13 @@ def compare(
 ) -> CompareReport:
     """Replay a stream through lanes and return what differs. Raises RecordingError, SourceError, EmptyError for bad input.
 
-    order_budget: calls that are tried for each group of calls that overlap in time. listed: see `Comparison.report()`.
+    order_budget: calls that are tried for each group of calls that overlap in time. listed: see `Comparison`.
     """
-    comparison = Comparison(stream, lanes)
+    comparison = Comparison(stream, lanes, listed=listed)
     orders = Orders(lanes, budget=order_budget, noted=comparison.order)
     for step in lockstep_numbered(orders.numbered(stream.items()), lanes, paranoid=paranoid):
         comparison.step(step)
-    return comparison.report(orders, listed=listed)
+    return comparison.report(orders)
 
 
 def watched(items: Iterator[Item], stream: Stream) -> Stream:

@@ -1,17 +1,19 @@
 """Count where -ENOMEM can come from in one lane: which calls allocate arrays, how many, how large."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
 
 from replay.analyses.compare_report import Exposure
 from replay.kvm.machine import Outcome
+from replay.kvm.tallies import Marking
 from replay.units import ENOMEM
 
 _OUT_OF_MEMORY: Final = -ENOMEM
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Calls:
     """The fields of an `Exposure` while they grow."""
 
@@ -30,17 +32,22 @@ class ExposureTally:
 
     def step(self, kind: str, outcome: Outcome) -> None:
         """Take one event's allocations."""
+        failed = outcome.ret == _OUT_OF_MEMORY
+        if outcome.marks or failed:
+            self.take(kind, outcome.marks, failed=failed)
+
+    def take(self, kind: str, marks: Iterable[Marking], times: int = 1, *, failed: bool = False) -> None:
+        """Take what an event of some kind took and gave back; times: how many of the same there were."""
         tally = None
-        for mark in outcome.marks:
+        for mark in marks:
             if mark.taken and mark.arrays:
                 tally = tally or self._of(kind)
-                tally.arrays += mark.arrays
-                tally.nominal_bytes += mark.nominal_bytes
+                tally.arrays += times * mark.arrays
+                tally.nominal_bytes += times * mark.nominal_bytes
                 tally.largest_bytes = max(tally.largest_bytes, mark.largest_bytes)
-        failed = outcome.ret == _OUT_OF_MEMORY
         if tally is not None or failed:
             tally = tally or self._of(kind)
-            tally.calls += 1
+            tally.calls += times
             tally.failed += failed
 
     def _of(self, kind: str) -> _Calls:

@@ -26,12 +26,13 @@ from replay.kvm.uapi import KVM_CAP_DISABLE_QUIRKS2
 REGISTER: Final = "register"
 ROOT: Final = "root"
 _ENABLERS: Final = (REGISTER, ROOT)
-_CHANGES: Final = frozenset({FLAGS_ONLY, DELETE, MOVE})
+CHANGES: Final = frozenset({FLAGS_ONLY, DELETE, MOVE})
+"""What memslot calls do that can be dangerous while another call is under way."""
 _KEPT: Final = 64  # calls of one VM that may still be running; more threads than that in one VM do not change slots at once
 _QUIRK_SLOT_ZAP_ALL: Final = 1 << 7  # arch/x86/include/uapi/asm/kvm.h KVM_X86_QUIRK_SLOT_ZAP_ALL [6.12]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Call:
     """A call with its time span and what it is.
 
@@ -101,7 +102,7 @@ def _whole(one: "Call | _Change") -> Call:
 
 def passes(recent: defaultdict[int, Recent], event: MemslotSet, number: int, outcome: Outcome | None) -> bool:
     """Take a memslot call that overlaps none before it, as nearly all do; False, and nothing is done, for one that may."""
-    if outcome is None or outcome.change not in _CHANGES:
+    if outcome is None or outcome.change not in CHANGES:
         return True
     enter_ns, exit_ns = event.enter_time_ns, event.time_ns
     if enter_ns is None or exit_ns is None or event.task is None:
@@ -132,7 +133,7 @@ def call_of(step: Step, index: int, done: Done) -> Call | None:
 
 def _role(event: VmCall, change: str) -> str:
     if isinstance(event, MemslotSet):
-        return change if change in _CHANGES else ""
+        return change if change in CHANGES else ""
     if isinstance(event, NotifierRegister):
         return REGISTER
     return ROOT if isinstance(event, ShadowRootAlloc) else ""
@@ -151,6 +152,8 @@ class Hazards:
         late = [_allocates_late(lane) for lane in lanes]
         kernels = all(lane.policy.kernel for lane in lanes)
         self._late = late.index(True) if kernels and late.count(True) == 1 else None
+        self.watches = self._late is not None
+        """Whether there is anything to be found in this pair."""
 
     def step(self, step: Step, index: int) -> None:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
@@ -164,7 +167,7 @@ class Hazards:
             return
         for earlier in self._recent[call.event.vm].overlaps_of(call):
             roles = {earlier.role, call.role}
-            if (earlier.enables or call.enables) and roles & _CHANGES:
+            if (earlier.enables or call.enables) and roles & CHANGES:
                 self._candidate("D36", earlier, call)
                 if roles == {REGISTER, MOVE} and self._new_api:
                     self._candidate("H3", earlier, call)
@@ -259,7 +262,7 @@ class CommonRaces:
             if first.node != second.node:
                 yield "H4"
         enabler = next((call.role for call in (first, second) if call.enables), "")
-        if roles & _CHANGES and self._late and (enabler == ROOT or (enabler == REGISTER and self._register_enables)):
+        if roles & CHANGES and self._late and (enabler == ROOT or (enabler == REGISTER and self._register_enables)):
             yield "D36"
         if roles == {REGISTER, MOVE} and not enables and self._new_api:
             yield "H3"

@@ -33,7 +33,7 @@ from replay.runs import ADD, REMOVE, Item, Run
 _VEILS: Final = (Lost, Opaque, VmAttach)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Search:
     """What was found of one unit, and of what follows it as far as more than one state was possible."""
 
@@ -133,8 +133,9 @@ class Orders:
         self._counts["groups"] += 1
         self._counts["calls"] += len(unit.places)
         self._counts["largest"] = max(self._counts["largest"], len(unit.places))
-        vms = self._vms(key, unit)
-        if self._judge is None or any(self._unknown.why(vm) or vm not in self._lanes[self._judge].machine.vms for vm in vms):
+        named, vms = self._vms(key, unit)
+        alive = {} if self._judge is None else self._lanes[self._judge].machine.vms
+        if self._judge is None or any(vm not in alive for vm in named) or any(map(self._unknown.why, vms)):
             self._unjudged += 1
             return head
         search = self._search(overlaps, key, unit, vms)
@@ -143,10 +144,13 @@ class Orders:
         self._note(key, group, refuted=search.refuted)
         return overlaps.arrange(head, unit, order)
 
-    def _vms(self, key: int, unit: Unit) -> tuple[int, ...]:
-        assert self._judge is None or self._judge < len(self._lanes)
+    def _vms(self, key: int, unit: Unit) -> tuple[Sequence[int], tuple[int, ...]]:
+        """Return the VMs that the calls of a unit name, and those whose calls are tried."""
         named = sorted({event.vm: None for event in unit.events if hasattr(event, "vm")})
-        return tuple(self._lanes[0].machine.vms) if key == EVERY_VM else tuple(named)
+        if key != EVERY_VM:
+            return named, tuple(named)
+        # A VM can be gone in one lane and live in another, where a notifier holds it.
+        return named, tuple(dict.fromkeys(vm for lane in self._lanes for vm in lane.machine.vms))
 
     def _search(self, overlaps: Overlaps, key: int, unit: Unit, vms: tuple[int, ...]) -> _Search:
         """Try the orders of a unit, and hold what comes of them against what follows while that differs."""

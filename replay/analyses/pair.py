@@ -1,6 +1,7 @@
 """Hold one lane against the reference lane, event by event, and make findings of what differs."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from replay.analyses.catalogue import HOLDS_VM
 from replay.analyses.context import Where, result_text, where
@@ -12,12 +13,15 @@ from replay.analyses.refusals import Refusal, Refusals, refusal_row
 from replay.analyses.states import RESULT_ONLY
 from replay.engine.lane import Lane, results_agree
 from replay.engine.lockstep import RunStep, Step
-from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, VmDestroy, VmEnableCap
+from replay.events import MemslotSet, NotifierRegister, NotifierUnregister, ShadowRootAlloc, VmDestroy, VmEnableCap
 from replay.header import Header
 from replay.kvm.allocator import SLOT
 from replay.kvm.machine import Outcome
 from replay.kvm.uapi import KVM_CAP_PAGE_WRITE_TRACKING, KVM_X86_TDX_VM
 from replay.units import EINVAL, ENOMEM, EOPNOTSUPP, ESRCH, PAGE_SIZE_BYTES, counted, ret_text
+
+_TELLING: Final = (VmDestroy, NotifierUnregister, NotifierRegister, ShadowRootAlloc)
+"""Events that say something even where no lane takes or frees anything."""
 
 
 class Pair:
@@ -31,8 +35,10 @@ class Pair:
         *,
         kept: int = FINDINGS_KEPT,
         replayed: Mapping[int, int] | None = None,
+        listed: bool = True,
     ) -> None:
-        self._ground = ground = Ground(reference, other, header, kept, replayed)
+        self._ground = ground = Ground(reference, other, header, kept, replayed, listed=listed)
+        self.arrays, self.states = ground.arrays, ground.states
         self.reference, self.other, self.bound, self.ledger = reference, other, ground.bound, ground.ledger
         self._header = header
         self._refusals = Refusals(ground.names, ground.ledger, ground.row_rule)
@@ -41,16 +47,18 @@ class Pair:
     def step(self, step: Step, index: int) -> None:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         a, b = step.outcomes[0], step.outcomes[index]
-        states = self._ground.states
-        memslot = type(step.event) is MemslotSet and not states.parted
-        if memslot and a is not None and b is not None and a.ret == b.ret and a.log == b.log:  # arrays alone can differ
-            if a.marks != b.marks:
-                self._ground.arrays.step(where(self._header, step.event, step.number), a, b)
-            return
+        states = self.states
+        if a is not None and b is not None and not states.parted and a.ret == b.ret and a.log == b.log:  # arrays alone can differ
+            if type(step.event) is MemslotSet:
+                if a.marks != b.marks:
+                    self.arrays.step(where(self._header, step.event, step.number), a, b)
+                return
+            if not a.marks and not b.marks and type(step.event) not in _TELLING:
+                return
         at = where(self._header, step.event, step.number)
         if a is not None and b is not None and not self.bound:
             self._results(at, step, a, b)
-        self._ground.arrays.step(at, a, b)
+        self.arrays.step(at, a, b)
         if self.bound:
             return
         if a is not None and b is not None:
@@ -64,13 +72,13 @@ class Pair:
     def run(self, step: RunStep, index: int, known: list[RunDifference]) -> None:
         """Take one run. known: see `RunFindings.take()`."""
         a, b = step.outcomes[0], step.outcomes[index]
-        if a is b and not self._ground.states.parted:
+        if a is b and not self.states.parted:
             return  # the lanes agree: one outcome for both
         self._runs.take(step, a, b, known)
 
     def finish(self) -> None:
         """Report what is still open at the end of the recording."""
-        self._ground.arrays.finish()
+        self.arrays.finish()
 
     def _results(self, at: Where, step: Step, a: Outcome, b: Outcome) -> None:
         if a.ret is None or b.ret is None or results_agree(a.ret, b.ret):
@@ -84,7 +92,7 @@ class Pair:
         else:
             entry = self._result_finding(at, step, sides, (a.why, b.why), self._result_row(at, step, a, b))
         # What a call that succeeds in one lane only leaves behind is what its result says already.
-        self._ground.states.part(at, entry, owns=highest >= 0)
+        self.states.part(at, entry, owns=highest >= 0)
         if highest < 0:
             entry.change(converged_event=at.event, converged=RESULT_ONLY)
         self._ground.part(at.event)
@@ -93,7 +101,7 @@ class Pair:
         if isinstance(step.event, VmEnableCap) and step.event.cap == KVM_CAP_PAGE_WRITE_TRACKING:
             return "D33"
         row = self._register_row(at, {a.ret, b.ret}) if isinstance(step.event, NotifierRegister) else ""
-        if row or self._ground.states.parted_at(at.vm) is not None:
+        if row or self.states.parted_at(at.vm) is not None:
             return row or self._ground.parted_row(at.vm)
         return "D14" if "external page-track user" in a.why + b.why else ""
 
@@ -104,10 +112,10 @@ class Pair:
             return "D2"
         if -EOPNOTSUPP in rets and any(vm is not None and vm.type == KVM_X86_TDX_VM for vm in vms):
             return "D24"
-        return "D23" if -ESRCH in rets and self._ground.states.parted_at(at.vm) is None else ""
+        return "D23" if -ESRCH in rets and self.states.parted_at(at.vm) is None else ""
 
     def _result_finding(self, at: Where, step: Step, sides: tuple[Side, ...], whys: tuple[str, str], row: str) -> Entry:
-        parted = self._ground.states.parted_at(at.vm)
+        parted = self.states.parted_at(at.vm)
         refused = [f"{side.lane} refuses it: {why}" for side, why in zip(sides, whys, strict=True) if why]
         cause = (at, refused[0] if len(refused) == 1 else "the lanes answer this call differently")
         if parted is not None:
@@ -129,7 +137,7 @@ class Pair:
         as_id, slot = _slot_of(step)
         row = refusal_row(at.kind, too_large=too_large)
         sides = (self._refused_side(0, a), self._refused_side(1, b))
-        origin = self._ground.arrays.origin(at.vm) if row in {"D8", "D9"} else None
+        origin = self.arrays.origin(at.vm) if row in {"D8", "D9"} else None
         array = failing.refused[-1][1] if failing.refused else "what"
         entry = self._refusals.take(Refusal(at, in_other, as_id, slot, sides, row, origin, array))
         if at.vm is not None:

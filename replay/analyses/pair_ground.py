@@ -23,8 +23,10 @@ from replay.kvm.memslots import Memslots
 class Ground:
     """The reference lane and one other lane, with the arrays and the VMs in which they parted."""
 
-    def __init__(self, reference: Lane, other: Lane, header: Header, kept: int, replayed: Mapping[int, int] | None) -> None:
-        """kept: most findings of a class. replayed: see `Ledger`."""
+    def __init__(
+        self, reference: Lane, other: Lane, header: Header, kept: int, replayed: Mapping[int, int] | None, *, listed: bool
+    ) -> None:
+        """kept: most findings of a class. replayed, listed: see `Ledger`."""
         self.reference, self.other = reference, other
         self.header = header
         self.names = (reference.name, other.name)
@@ -35,11 +37,19 @@ class Ground:
         self._rules: dict[str, tuple[str, Rule]] = {}
         self._profile_rule = _profile_rule(reference, other)
         self._parted_at: int | None = None
-        self.ledger = Ledger(self.limit, kept, replayed)
+        self.ledger = Ledger(self.limit, kept, replayed, listed=listed)
         factual = (reference.factual, other.factual)
         self.arrays = ArrayTracker(
             Surroundings(
-                self.names, factual, self.ledger.add, self.ledger.add_later, self.row_rule, self.parted_row, self.find_slot
+                header,
+                self.names,
+                factual,
+                self.ledger.add,
+                self.ledger.add_later,
+                listed,
+                self.row_rule,
+                self.parted_row,
+                self.find_slot,
             )
         )
         self.states = States((reference.machine.vms, other.machine.vms), self.field_finding)

@@ -22,7 +22,7 @@ RESULT_ONLY: Final = "nothing but that differs"
 DESTROYED: Final = "the VM is gone in both"
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Parted:
     """A VM that parted at an event, the finding that says so, and the fields that differ now with their findings."""
 
@@ -42,16 +42,14 @@ class States:
         self._vms = vms
         self._report = report
         self._parted: dict[int, _Parted] = {}
-
-    @property
-    def parted(self) -> bool:
+        self.parted = False
         """Whether some VM parted; otherwise there is nothing to compare."""
-        return bool(self._parted)
 
     def part(self, at: Where, entry: Entry, *, owns: bool) -> None:
         """Compare the VM from here on. owns: fields that part at this event are what the finding says already."""
         if at.vm is None:
             return
+        self.parted = True
         parted = self._parted.get(at.vm)
         if parted is None:
             parted = self._parted[at.vm] = _Parted(at, entry)
