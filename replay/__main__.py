@@ -1,7 +1,5 @@
 """Run the command line as `python -m replay`."""
 
-import sys
+from replay.cli.program import program
 
-from replay.cli import main
-
-sys.exit(main())
+program()

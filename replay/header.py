@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import attrs
 
-from replay.events.base import enum, flag, text, uint, value, values
+from replay.events.base import ByFields, enum, flag, text, uint, value, values
 
 
-@attrs.frozen(kw_only=True)
-class Machine:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Machine(ByFields):
     """Facts of the recorded machine that decide what its KVM does; null: the recorder could not tell.
 
     release and config decide the policy together, never the release alone.
@@ -33,8 +33,8 @@ class Machine:
     page_size_bytes: int = uint("host page size", unit="bytes", bits=32, default=4096)
 
 
-@attrs.frozen(kw_only=True)
-class Tool:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Tool(ByFields):
     """One recorder or converter that had a part in the recording."""
 
     name: str = text("name of the tool", length_max=64)
@@ -42,16 +42,16 @@ class Tool:
     command: str = text("its command line, empty when not known", default="", length_max=4096)
 
 
-@attrs.frozen(kw_only=True)
-class SourceFile:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SourceFile(ByFields):
     """One trace that events were read from; `Source.file` is an index into the list of them."""
 
     name: str = text("base name of the file, never a path", length_max=255)
     format: str = text("format it was read as", length_max=32)
 
 
-@attrs.frozen(kw_only=True)
-class Counter:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Counter(ByFields):
     """Something counted by kind, with the first place where it was met."""
 
     kind: str = text("what was counted", length_max=128)
@@ -77,8 +77,8 @@ CUT_SHORT: Final = frozenset({TORN, DAMAGED, PARTIAL})
 CUT_SHORT_TEXT: Final = "only the front of the recording is there: it is torn, or was saved from a damaged one"
 
 
-@attrs.frozen(kw_only=True)
-class Header:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Header(ByFields):
     """First record of a recording. schema_major changes when old readers must refuse, schema_minor when they need not."""
 
     schema_major: int = uint("vocabulary and container version", bits=16, default=1)
@@ -93,8 +93,8 @@ class Header:
     complete_start: bool = flag("recording began before the first VM was created", default=True)
 
 
-@attrs.frozen(kw_only=True)
-class Trailer:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Trailer(ByFields):
     """Last record of a recording: what only the end knows."""
 
     events: int = uint("number of events", default=0)

@@ -9,21 +9,21 @@ from replay.analyses.blame import Facts, LaneEffect, PageCause
 from replay.analyses.certainty import CERTAIN, UNCERTAINTIES, certain
 from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
-from replay.events.base import Task, flag, sint, text, uint, uints, value, values
+from replay.events.base import ByFields, Task, flag, sint, text, uint, uints, value, values
 from replay.header import Header
 
 SENTENCES_MAX: Final = 64
 
 
-@attrs.frozen(kw_only=True)
-class Sentence:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Sentence(ByFields):
     """One change or warning, in words."""
 
     text: str = text("what changed, or what the kernel log says", length_max=512)
 
 
-@attrs.frozen(kw_only=True)
-class Effect:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Effect(ByFields):
     """What an event did to the page in one lane; a lane in which it did nothing is left out."""
 
     lane: str = text("name of the lane", length_max=128)
@@ -35,8 +35,8 @@ class Effect:
     why: str = text("the check or allocation that refused it", default="", length_max=512)
 
 
-@attrs.frozen(kw_only=True)
-class Cause:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Cause(ByFields):
     """One event that did something to the page in some lane."""
 
     event: int = uint("number of the event in the recording, from 0")
@@ -50,8 +50,8 @@ class Cause:
     effects: tuple[Effect, ...] = values("what it did in each lane", Effect, length_max=64)
 
 
-@attrs.frozen(kw_only=True)
-class PageState:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PageState(ByFields):
     """The page in one lane in the end."""
 
     lane: str = text("name of the lane", length_max=128)
@@ -64,8 +64,8 @@ class PageState:
     external_adds: int = uint("outstanding adds of external users, of all address spaces")
 
 
-@attrs.frozen(kw_only=True)
-class BlameReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BlameReport(ByFields):
     """What made a page what it is."""
 
     gfn: int = uint("guest frame number", unit="gfn")

@@ -6,7 +6,7 @@ import attrs
 
 from replay.analyses.compare_report import Fact
 from replay.analyses.order_report import OrderReport
-from replay.events.base import flag, text, uint, value, values
+from replay.events.base import ByFields, flag, text, uint, value, values
 from replay.header import CUT_SHORT_TEXT
 
 MISMATCHES_MAX: Final = 1000
@@ -18,8 +18,8 @@ CANNOT_TELL: Final = 3
 CHECK_WORDS: Final = {AGREES: "agrees", CONTRADICTED: "contradicted", CANNOT_TELL: "cannot tell"}
 
 
-@attrs.frozen(kw_only=True)
-class Facet:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Facet(ByFields):
     """One kind of fact that the model was held against."""
 
     name: str = text("what was compared", length_max=64)
@@ -27,8 +27,8 @@ class Facet:
     agreed: int = uint("comparisons in which model and kernel agree")
 
 
-@attrs.frozen(kw_only=True)
-class Rule:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Rule(ByFields):
     """One rule of the model that decided a result which was compared."""
 
     kind: str = text("kind of event", length_max=64)
@@ -37,8 +37,8 @@ class Rule:
     checked: int = uint("comparisons that it decided")
 
 
-@attrs.frozen(kw_only=True)
-class Reason:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Reason(ByFields):
     """Why something recorded could not be compared."""
 
     reason: str = text("the reason", length_max=256)
@@ -46,8 +46,8 @@ class Reason:
     first_event: int = uint("number of the first such event")
 
 
-@attrs.frozen(kw_only=True)
-class Mismatch:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Mismatch(ByFields):
     """One fact in which the recorded kernel contradicts the model."""
 
     event: int = uint("number of the event, from 0")
@@ -61,8 +61,8 @@ class Mismatch:
     source: str = text("where the kernel has that rule", length_max=512)
 
 
-@attrs.frozen(kw_only=True)
-class CheckReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CheckReport(ByFields):
     """The answer of `check`. checked = agreed + mismatches; zero checks is never a pass."""
 
     title: str = text("title of the recording", length_max=256)

@@ -35,7 +35,7 @@ SITES: Final = frozenset({SITE_DIRTY, SITE_LPAGE, SITE_RMAP, SITE_WT_CREATE, SIT
 """Allocating functions that the model knows."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Compared:
     """One comparison. reason: why it can not be made; then expected and observed say nothing."""
 
@@ -153,7 +153,7 @@ def _pointers(there: Sequence[int]) -> str:
     return ", ".join("allocated" if one else "NULL" for one in there)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Window:
     """What the model allocated and freed since the observation before. Each allocation is an object, so identity decides."""
 

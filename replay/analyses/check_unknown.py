@@ -33,7 +33,7 @@ def doubts(reason: str) -> bool:
     return reason in DOUBTS or reason.startswith(LOST)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Unknowns:
     """What is not known, by VM; None stands for every VM."""
 

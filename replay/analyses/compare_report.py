@@ -6,7 +6,7 @@ import attrs
 
 from replay.analyses.findings import Agreement, ClassCount, Finding, Uncertainty
 from replay.analyses.order_report import OrderReport
-from replay.events.base import enum, flag, sint, text, uint, value, values
+from replay.events.base import ByFields, enum, flag, sint, text, uint, value, values
 from replay.kvm.tallies import Tally
 
 SAME: Final = "same"
@@ -17,8 +17,8 @@ WITHOUT_ARGUMENTS: Final = "calls whose arguments were not recorded"
 """Name of a count: what these calls asked for may be any of the others."""
 
 
-@attrs.frozen(kw_only=True)
-class Fact:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Fact(ByFields):
     """One fact of a lane's profile."""
 
     name: str = text("name, as --profile takes it", length_max=64)
@@ -26,8 +26,8 @@ class Fact:
     assumed: bool = flag("neither the recording nor the user says so")
 
 
-@attrs.frozen(kw_only=True)
-class Bytes:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Bytes(ByFields):
     """Memory of one kind in one lane: at most, ever allocated, and at the end of the recording.
 
     nominal: as the code asks for it. charged: whole pages, as the memory cgroup is charged. real: with the page-pointer arrays.
@@ -65,16 +65,16 @@ def bytes_of(array: str, tally: Tally) -> Bytes:
     )
 
 
-@attrs.frozen(kw_only=True)
-class VmBytes:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class VmBytes(ByFields):
     """gfn_write_track of one VM in one lane."""
 
     vm: int = uint("number of the VM", bits=32)
     write_track: Bytes = value("gfn_write_track", Bytes, default=bytes_of("gfn_write_track", Tally()))
 
 
-@attrs.frozen(kw_only=True)
-class Exposure:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Exposure(ByFields):
     """Where -ENOMEM can come from: calls of one kind that allocate, and what they ask for."""
 
     call: str = text("kind of event", length_max=64)
@@ -85,16 +85,16 @@ class Exposure:
     failed: int = uint("calls of this kind that failed with -ENOMEM in this lane", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class Count:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Count(ByFields):
     """A count with a name."""
 
     name: str = text("what was counted", length_max=256)
     count: int = uint("how often")
 
 
-@attrs.frozen(kw_only=True)
-class HorizonReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class HorizonReport(ByFields):
     """The first event whose recorded result is not the lane's: from there on userspace would have acted otherwise."""
 
     event: int = uint("number of the event")
@@ -105,8 +105,8 @@ class HorizonReport:
     differing: int = uint("results that differ, this one included")
 
 
-@attrs.frozen(kw_only=True)
-class LaneReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LaneReport(ByFields):
     """One policy under one profile, and what it did with the recording."""
 
     name: str = text("name of the lane", length_max=128)
@@ -126,8 +126,8 @@ class LaneReport:
     horizon: HorizonReport | None = value("first result that differs from the recorded one", HorizonReport)
 
 
-@attrs.frozen(kw_only=True)
-class PairReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PairReport(ByFields):
     """What differs between the reference lane and another one."""
 
     reference: str = text("name of the reference lane", length_max=128)
@@ -142,8 +142,8 @@ class PairReport:
     findings_omitted: int = uint("findings beyond the limit: counted by class, not listed", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class CompareReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CompareReport(ByFields):
     """What the policies make of one recording."""
 
     title: str = text("title of the recording", length_max=256)

@@ -8,7 +8,7 @@ from replay.header import Header
 from replay.units import ret_text
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Where:
     """An event as findings name it. task: who did it; took_ns: length of the call; both None when not known."""
 

@@ -15,7 +15,7 @@ from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
 from replay.errors import UsageError
 from replay.events import MemslotSet, NotifierRegister, ShadowRootAlloc, VmCreate
-from replay.events.base import flag, sint, text, uint, value, values
+from replay.events.base import ByFields, flag, sint, text, uint, value, values
 from replay.kvm.allocator import ARRAYS, GFN_WRITE_TRACK
 from replay.kvm.tallies import Tally
 from replay.kvm.uapi import KVM_MEM_MAX_NR_PAGES, KVM_USER_MEM_SLOTS
@@ -27,8 +27,8 @@ ADDRESS_BITS_MIN: Final = 13
 ADDRESS_BITS_MAX: Final = 51  # gfns below the 2^52 limit of kvm_mmu_max_gfn() without tdp, with room for the offset
 
 
-@attrs.frozen(kw_only=True)
-class StageCost:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StageCost(ByFields):
     """What one lane holds at one stage of a layout's life."""
 
     stage: str = text("created; registered: after a notifier registration; rooted: after a shadow root", length_max=32)
@@ -40,8 +40,8 @@ class StageCost:
     ret: int = sint("result of the call that leads to the stage: -ENOMEM keeps what was allocated before", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class LaneCost:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LaneCost(ByFields):
     """One lane's costs, stage by stage."""
 
     name: str = text("name of the lane", length_max=128)
@@ -49,8 +49,8 @@ class LaneCost:
     stages: tuple[StageCost, ...] = values("stages", StageCost, length_max=8)
 
 
-@attrs.frozen(kw_only=True)
-class CostReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CostReport(ByFields):
     """What a layout or a recording costs under each lane."""
 
     title: str = text("what was priced", length_max=256)

@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from replay.events.base import Task, enum, flag, sint, text, uint, value, values
+from replay.events.base import ByFields, Task, enum, flag, sint, text, uint, value, values
 
 BYTES_ONLY: Final = "bytes-only"
 ENOMEM_MOVED: Final = "enomem-moved"
@@ -45,8 +45,8 @@ def strength(name: str) -> int:
     return CLASSES.index(ENOMEM_NEW if name == ENOMEM_GONE else name)
 
 
-@attrs.frozen(kw_only=True)
-class Side:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Side(ByFields):
     """What one lane did. event, kind, site and task say where, when the lanes do the same thing in different places."""
 
     lane: str = text("name of the lane", length_max=128)
@@ -59,16 +59,16 @@ class Side:
     took_ns: int | None = uint("recorded length of the call, in the lane of the recorded kernel", unit="ns", optional=True)
 
 
-@attrs.frozen(kw_only=True)
-class Aspect:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Aspect(ByFields):
     """One more row of the divergence catalogue that a finding shows beside its own."""
 
     catalogue: str = text("row of the divergence catalogue", length_max=16)
     text: str = text("what it is here", length_max=1024)
 
 
-@attrs.frozen(kw_only=True)
-class Finding:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Finding(ByFields):
     """One divergence between the reference lane and another one."""
 
     event: int = uint("number of the event where it begins")
@@ -100,8 +100,8 @@ class Finding:
     source: str = text("kernel source of the rule", length_max=1024)
 
 
-@attrs.frozen(kw_only=True)
-class ClassCount:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ClassCount(ByFields):
     """How often one class was found."""
 
     divergence: str = enum("class of the divergence", *CLASSES)
@@ -110,8 +110,8 @@ class ClassCount:
     first_event: int = uint("event of the first one; of those before any horizon if there are")
 
 
-@attrs.frozen(kw_only=True)
-class Uncertainty:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Uncertainty(ByFields):
     """Something that keeps the answer from being certain."""
 
     what: str = text("what is missing or not known", length_max=1024)
@@ -124,8 +124,8 @@ class Uncertainty:
     affects: str = enum("what can not be told because of it", "everything", "shadow_pages", default="everything")
 
 
-@attrs.frozen(kw_only=True)
-class Agreement:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Agreement(ByFields):
     """A place where the lanes might be expected to differ, and do not."""
 
     catalogue: str = text("row of the divergence catalogue", length_max=16)

@@ -97,7 +97,7 @@ def recording_of(name: str, digest: str, size_bytes: int, header: Header, report
     )
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Group:
     """Counts of one group."""
 

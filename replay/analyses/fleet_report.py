@@ -6,7 +6,7 @@ import attrs
 
 from replay.analyses.compare_report import VERDICTS
 from replay.analyses.findings import CLASSES, ClassCount
-from replay.events.base import enum, sint, text, uint, values
+from replay.events.base import ByFields, enum, sint, text, uint, values
 
 TROUBLE: Final = "trouble"
 STATUSES: Final = (*VERDICTS, TROUBLE)
@@ -15,8 +15,8 @@ RANKING: Final = "strongest class (before any horizon, of the judged pairs), byt
 """Which recordings to look at first; those in trouble are listed by themselves."""
 
 
-@attrs.frozen(kw_only=True)
-class FleetPair:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FleetPair(ByFields):
     """What one lane makes of one recording, held against the reference lane."""
 
     other: str = text("name of the lane", length_max=128)
@@ -30,8 +30,8 @@ class FleetPair:
     classes: tuple[ClassCount, ...] = values("findings by class", ClassCount, length_max=16)
 
 
-@attrs.frozen(kw_only=True)
-class FleetRecording:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FleetRecording(ByFields):
     """What became of one recording."""
 
     name: str = text("the file", length_max=TEXT_MAX)
@@ -53,8 +53,8 @@ class FleetRecording:
     pairs: tuple[FleetPair, ...] = values("each lane against the reference lane", FleetPair, length_max=64)
 
 
-@attrs.frozen(kw_only=True)
-class Saved:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Saved(ByFields):
     """Distribution of the bytes that one lane saves, over recordings that could be replayed; nearest rank."""
 
     other: str = text("name of the lane", length_max=128)
@@ -66,8 +66,8 @@ class Saved:
     total_bytes: int = sint("sum over all", unit="bytes", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class FleetClass:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FleetClass(ByFields):
     """How often one class of divergence was met, before any horizon."""
 
     divergence: str = enum("class of the divergence", *CLASSES)
@@ -76,8 +76,8 @@ class FleetClass:
     findings: int = uint("findings, all pairs together")
 
 
-@attrs.frozen(kw_only=True)
-class Look:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Look(ByFields):
     """A recording to look at first."""
 
     name: str = text("the file", length_max=TEXT_MAX)
@@ -89,8 +89,8 @@ class Look:
     title: str = text("its title", default="", length_max=256)
 
 
-@attrs.frozen(kw_only=True)
-class Group:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Group(ByFields):
     """The recordings whose headers have one fact in common."""
 
     fact: str = enum("fact of the header", "release", "policy", "tdp", "tool")
@@ -103,8 +103,8 @@ class Group:
     saved_max_bytes: int = sint("the most that one saves", unit="bytes")
 
 
-@attrs.frozen(kw_only=True)
-class Trouble:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Trouble(ByFields):
     """Recordings that could not be replayed, by code."""
 
     code: str = text("code, as in docs/errors.md", length_max=16)
@@ -113,8 +113,8 @@ class Trouble:
     trouble: str = text("what is wrong with that one", length_max=TEXT_MAX)
 
 
-@attrs.frozen(kw_only=True)
-class FleetReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FleetReport(ByFields):
     """What many recordings say together. The same for any number of processes, and for any order in which they finish."""
 
     lanes: str = text("lanes, the reference lane first", length_max=4096)

@@ -2,11 +2,11 @@
 
 import attrs
 
-from replay.events.base import text, uint
+from replay.events.base import ByFields, text, uint
 
 
-@attrs.frozen(kw_only=True)
-class GenerateReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GenerateReport(ByFields):
     """One synthetic recording that was written."""
 
     output: str = text("name of the recording", length_max=4096)

@@ -4,7 +4,7 @@ from typing import Final
 
 import attrs
 
-from replay.events.base import enum, text, uint, values
+from replay.events.base import ByFields, enum, text, uint, values
 
 SAME: Final = "same"
 DIFFERS: Final = "differs"
@@ -27,8 +27,8 @@ DIFFERENCES_MAX: Final = 1000
 """Most differences that are kept of one file; all of them are counted."""
 
 
-@attrs.frozen(kw_only=True)
-class GoldenDetail:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GoldenDetail(ByFields):
     """One line of a place that differs: in a finding, what one lane did."""
 
     what: str = text("label of the line: a lane, an array, a count; empty for the place's own line", length_max=4096)
@@ -36,8 +36,8 @@ class GoldenDetail:
     after: str | None = text("what is found now; null: nothing", length_max=1 << 16, optional=True)
 
 
-@attrs.frozen(kw_only=True)
-class GoldenDifference:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GoldenDifference(ByFields):
     """One place in which a golden file and the model part: a finding, a lane's totals, an event, the verdict."""
 
     question: str = text("question that it is about, as it stands in the file; empty: about the recording", length_max=4096)
@@ -47,8 +47,8 @@ class GoldenDifference:
     details: tuple[GoldenDetail, ...] = values("the lines that differ", GoldenDetail, length_max=1 << 16)
 
 
-@attrs.frozen(kw_only=True)
-class GoldenFile:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GoldenFile(ByFields):
     """What became of one golden file, or of a recording without one."""
 
     golden: str = text("the golden file", length_max=8192)
@@ -62,8 +62,8 @@ class GoldenFile:
     difference_count: int = uint("how many places differ", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class GoldenReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GoldenReport(ByFields):
     """What `golden` found, file by file in the order of their names."""
 
     files: tuple[GoldenFile, ...] = values("the files", GoldenFile, length_max=1 << 20)

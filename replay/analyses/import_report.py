@@ -2,12 +2,12 @@
 
 import attrs
 
-from replay.events.base import flag, text, uint, values
+from replay.events.base import ByFields, flag, text, uint, values
 from replay.header import CUT_SHORT_TEXT, Counter, SourceFile
 
 
-@attrs.frozen(kw_only=True)
-class ImportReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ImportReport(ByFields):
     """One recording that was written."""
 
     output: str = text("name of the recording", length_max=4096)

@@ -2,19 +2,19 @@
 
 import attrs
 
-from replay.events.base import text, uint, values
+from replay.events.base import ByFields, text, uint, values
 
 
-@attrs.frozen(kw_only=True)
-class LaneName:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LaneName(ByFields):
     """One lane."""
 
     name: str = text("name of the lane", length_max=128)
     policy: str = text("name of the policy", length_max=64)
 
 
-@attrs.frozen(kw_only=True)
-class IndexReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class IndexReport(ByFields):
     """One index that was written."""
 
     recording: str = text("name of the recording", length_max=4096)

@@ -10,21 +10,21 @@ import attrs
 
 from replay.analyses.memslot_log import MemslotChanges, MemslotLog
 from replay.events import MemslotSet, Opaque, VmAttach, VmDestroy, all_kinds
-from replay.events.base import Event, flag, sint, text, uint, value, values
+from replay.events.base import ByFields, Event, flag, sint, text, uint, value, values
 from replay.header import CUT_SHORT_TEXT, MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
 from replay.runs import ACCOUNT, ADD, REMOVE, UNACCOUNT, Item, Run
 
 
-@attrs.frozen(kw_only=True)
-class KindCount:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class KindCount(ByFields):
     """How often one kind of event occurs."""
 
     kind: str = text("kind of event", length_max=64)
     count: int = uint("how often")
 
 
-@attrs.frozen(kw_only=True)
-class TrackingCounts:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TrackingCounts(ByFields):
     """Write tracking and shadow pages, as recorded.
 
     A shadow page of level 2 and up counts its gfn as write-tracked; level 1 only forbids large pages.
@@ -40,8 +40,8 @@ class TrackingCounts:
     shadow_pages_zapped: int = uint("shadow pages unaccounted, of any level", default=0)
 
 
-@attrs.frozen(kw_only=True)
-class VmInfo:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class VmInfo(ByFields):
     """What the recording holds of one VM."""
 
     vm: int = uint("number of the VM in the recording", bits=32)
@@ -53,8 +53,8 @@ class VmInfo:
     tracking: TrackingCounts = value("write tracking and shadow pages", TrackingCounts, default=TrackingCounts())
 
 
-@attrs.frozen(kw_only=True)
-class Info:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Info(ByFields):
     """What a recording holds."""
 
     title: str = text("title of the recording", length_max=256)

@@ -3,11 +3,11 @@
 import attrs
 
 from replay.analyses.check_report import CANNOT_TELL, CheckReport
-from replay.events.base import flag, text, uint, value, values
+from replay.events.base import ByFields, flag, text, uint, value, values
 
 
-@attrs.frozen(kw_only=True)
-class Origin:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Origin(ByFields):
     """One fact of this machine and where it is from."""
 
     name: str = text("name of the fact", length_max=64)
@@ -15,8 +15,8 @@ class Origin:
     origin: str = text("what it was read from, or why it is not known", length_max=256)
 
 
-@attrs.frozen(kw_only=True)
-class LiveReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LiveReport(ByFields):
     """The answer of `live`. check is null when there was no kernel to ask; trouble then says why."""
 
     seed: int = uint("seed of the operations")

@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from replay.events import MemslotSet, VmAttach, VmDestroy
-from replay.events.base import uint
+from replay.events.base import ByFields, uint
 
 Key = tuple[int, int]
 """VM number and the slot argument (address space in bits 31:16, id in bits 15:0)."""
@@ -18,8 +18,8 @@ Key = tuple[int, int]
 CHANGES: Final = ("create", "delete", "move", "flags_only", "unchanged", "failed", "unknown")
 
 
-@attrs.frozen(kw_only=True)
-class MemslotChanges:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class MemslotChanges(ByFields):
     """How many memslot calls did what; their sum is the number of memslot.set events."""
 
     create: int = uint("slots created", default=0)

@@ -4,7 +4,7 @@ from typing import Final
 
 import attrs
 
-from replay.events.base import enum, flag, text, uint, uints, values
+from replay.events.base import ByFields, enum, flag, text, uint, uints, values
 
 GROUPS_MAX: Final = 100
 """Most groups that are listed; all of them are counted."""
@@ -19,8 +19,8 @@ NONE_FITS: Final = "none fits"
 CANNOT_TELL: Final = "cannot tell"
 
 
-@attrs.frozen(kw_only=True)
-class OrderGroup:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class OrderGroup(ByFields):
     """Calls of which each overlaps another one in time, on one VM."""
 
     vm: int | None = uint("VM; null: all VMs, which share the allocator's limits", bits=32, optional=True)
@@ -44,8 +44,8 @@ class OrderGroup:
     why: str = text("why it can not be told, empty when it can", default="", length_max=256)
 
 
-@attrs.frozen(kw_only=True)
-class OrderReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class OrderReport(ByFields):
     """What was found of calls that overlap in time. Every group is counted once under recorded ... unjudged."""
 
     budget: int = uint("most calls that were tried for one group")

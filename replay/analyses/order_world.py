@@ -13,7 +13,7 @@ from replay.kvm.kernel_log import GONE
 from replay.kvm.machine import Outcome
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class LaneWorld:
     """Copies of lanes, of some VMs. judge: index of the lane whose results are held against the recorded ones.
 

@@ -5,14 +5,14 @@ from typing import Final
 
 import attrs
 
-from replay.events.base import flag, text, values
+from replay.events.base import ByFields, flag, text, values
 from replay.kvm.policies import POLICIES, Policy
 
 _PAGE_TRACK: Final = "arch/x86/kvm/mmu/page_track.c"
 
 
-@attrs.frozen(kw_only=True)
-class PolicyReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PolicyReport(ByFields):
     """One policy: which kernels have it, and what its functions do."""
 
     name: str = text("name, as --lanes takes it", length_max=64)
@@ -32,8 +32,8 @@ class PolicyReport:
     source: str = text("kernel source", length_max=512)
 
 
-@attrs.frozen(kw_only=True)
-class ReleaseAxis:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ReleaseAxis(ByFields):
     """A behaviour that follows from the release whatever the policy is; a lane has it by its profile."""
 
     title: str = text("what changes", length_max=256)
@@ -42,8 +42,8 @@ class ReleaseAxis:
     source: str = text("kernel source", length_max=512)
 
 
-@attrs.frozen(kw_only=True)
-class PoliciesReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PoliciesReport(ByFields):
     """All policies that --lanes knows."""
 
     policies: tuple[PolicyReport, ...] = values("the policies, oldest first", PolicyReport, length_max=64)

@@ -26,7 +26,7 @@ def refusal_row(kind: str, *, too_large: bool) -> str:
     return "D32" if too_large else _REFUSED_BY.get(kind, "D7")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Refusal:
     """A call that fails with -ENOMEM in one lane only.
 

@@ -8,7 +8,7 @@ from replay.analyses.certainty import CERTAIN, UNCERTAINTIES, certain
 from replay.analyses.compare_report import Bytes, Count, bytes_of
 from replay.analyses.findings import Uncertainty
 from replay.engine.lane import Lane
-from replay.events.base import flag, sint, text, uint, uints, values
+from replay.events.base import ByFields, flag, sint, text, uint, uints, values
 from replay.kvm.allocator import Allocation
 from replay.kvm.lpages import disallowed_lpages, first_disallow, moved_lpages
 from replay.kvm.memslot import KVM_NR_PAGE_SIZES, Memslot, lpages
@@ -19,8 +19,8 @@ LARGE_LEVELS: Final = range(2, KVM_NR_PAGE_SIZES + 1)
 """Page-table levels of lpage_info: 2 MiB and 1 GiB."""
 
 
-@attrs.frozen(kw_only=True)
-class ArrayState:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ArrayState(ByFields):
     """One array of a memslot that is there; a NULL pointer is left out."""
 
     array: str = text("kind of array", length_max=32)
@@ -32,24 +32,24 @@ class ArrayState:
     real_bytes: int = uint("with the page-pointer array", unit="bytes")
 
 
-@attrs.frozen(kw_only=True)
-class TrackedGfn:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TrackedGfn(ByFields):
     """A gfn whose write-track counter is not zero."""
 
     gfn: int = uint("guest frame number", unit="gfn")
     count: int = uint("counter", bits=16)
 
 
-@attrs.frozen(kw_only=True)
-class RegionState:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RegionState(ByFields):
     """A region of 2 MiB or 1 GiB whose disallow_lpage moved since its memslot was made."""
 
     gfn: int = uint("first guest frame number of the region", unit="gfn")
     disallow_lpage: int = sint("reasons not to map it by one large page; a negative count forbids it too")
 
 
-@attrs.frozen(kw_only=True)
-class LargePages:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LargePages(ByFields):
     """The regions of one size of a memslot, as lpage_info has them. KVM maps one by a large page only while its count is 0."""
 
     level: int = uint("page-table level: 2 for 2 MiB, 3 for 1 GiB", bits=8)
@@ -58,8 +58,8 @@ class LargePages:
     moved: tuple[RegionState, ...] = values("those whose count is not the first one", RegionState, length_max=1 << 32)
 
 
-@attrs.frozen(kw_only=True)
-class SlotState:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SlotState(ByFields):
     """One memslot."""
 
     as_id: int = uint("address space", bits=8)
@@ -74,8 +74,8 @@ class SlotState:
     large_pages: tuple[LargePages, ...] = values("which regions are mapped large, by size", LargePages, length_max=2)
 
 
-@attrs.frozen(kw_only=True)
-class VmState:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class VmState(ByFields):
     """One VM of a lane."""
 
     vm: int = uint("number of the VM", bits=32)
@@ -93,8 +93,8 @@ class VmState:
     slots: tuple[SlotState, ...] = values("memslots in the kernel's own iteration order", SlotState, length_max=65536)
 
 
-@attrs.frozen(kw_only=True)
-class LaneState:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LaneState(ByFields):
     """One lane."""
 
     name: str = text("name of the lane", length_max=128)
@@ -105,8 +105,8 @@ class LaneState:
     vms: tuple[VmState, ...] = values("VMs that are alive, by number", VmState, length_max=1 << 20)
 
 
-@attrs.frozen(kw_only=True)
-class StateReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StateReport(ByFields):
     """What the lanes hold after one event."""
 
     event: int = uint("number of the last event that was replayed")

@@ -1,8 +1,6 @@
 """Keep the recording of a run while it is made: under its name, or where nobody sees it until it is worth keeping."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -41,6 +39,8 @@ class Keeper:
         part = target.with_name(f"{target.name}.part")
         self._hidden.seek(0)
         with output_errors(str(target)), part.open("xb") as out:
+            import shutil
+
             shutil.copyfileobj(self._hidden, out)
         part.replace(target)
         return str(target)
@@ -62,6 +62,8 @@ def opened_keeper(name: str | None, spare: str, header: "Header", *, force: bool
                 say(f"{PROGRAM}: {name}.part has what was recorded; `{PROGRAM} recover {name}.part -o {name}` completes it")
             raise
         return
+    import tempfile
+
     with tempfile.TemporaryFile() as hidden, Writer(hidden, header) as writer:
         yield Keeper(writer, "", spare, hidden)
 

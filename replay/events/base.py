@@ -6,6 +6,7 @@ so nothing about an event is written twice.
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, ClassVar, Final, TypeVar
 
 import attrs
@@ -98,6 +99,41 @@ def specs(cls: type[Any]) -> dict[str, FieldSpec]:
     return {name: found[name] for name in order}
 
 
+class ByFields:
+    """A value that equals another one of its class with the same fields; subclasses are attrs classes.
+
+    attrs would write these methods anew for each of some hundred classes, half of the time it takes to make one, and nearly none
+    of them is asked in a run.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        fields = _GETTERS.get(self.__class__) or _getter(self.__class__)
+        return bool(fields(self) == fields(other))
+
+    def __hash__(self) -> int:
+        fields = _GETTERS.get(self.__class__) or _getter(self.__class__)
+        return (self.__class__, fields(self)).__hash__()
+
+    def __repr__(self) -> str:
+        cls: type[Any] = self.__class__
+        told = (f"{a.name}={getattr(self, a.name)!r}" for a in attrs.fields(cls))
+        return f"{cls.__qualname__}({', '.join(told)})"
+
+
+_GETTERS: Final[dict[type[Any], Callable[[object], object]]] = {}
+
+
+def _getter(cls: type[Any]) -> Callable[[object], object]:
+    """Return what gets all fields of a value: a tuple, or the only one."""
+    names = [a.name for a in attrs.fields(cls)]
+    _GETTERS[cls] = attrgetter(*names) if names else lambda _value: ()
+    return _GETTERS[cls]
+
+
 @attrs.frozen
 class Task:
     """Who did it: pid is the process (thread group), tid the thread; both as the recorder saw them."""
@@ -114,8 +150,8 @@ class Source:
     line: int = uint("line number, from 1", bits=64)
 
 
-@attrs.frozen(kw_only=True)
-class Event:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Event(ByFields):
     """One fact of a recording; every concrete kind has a KIND, a CODE and its own fields."""
 
     KIND: ClassVar[str] = ""
@@ -128,7 +164,7 @@ class Event:
     inferred: bool = flag("not recorded itself: concluded by the importer from what was recorded")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VmCall(Event):
     """A call on a VM, with its recorded result; never instantiated."""
 

@@ -2,11 +2,11 @@
 
 import attrs
 
-from replay.events.base import Event, enum, event, flag, text, uint, uints, value, values
+from replay.events.base import ByFields, Event, enum, event, flag, text, uint, uints, value, values
 
 
 @event(48, "alloc.fail")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AllocFail(Event):
     """From the next call on, make the nth metadata allocation of a site fail (a fail-nth injection).
 
@@ -21,23 +21,23 @@ class AllocFail(Event):
 
 
 @event(49, "memory.limit")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MemoryLimit(Event):
     """The memory cgroup of the recorded tasks may charge this many pages more for KVM metadata; null lifts the limit."""
 
     limit_pages: int | None = uint("charge still allowed", unit="pages", optional=True)
 
 
-@attrs.frozen
-class ObservedCount:
+@attrs.frozen(eq=False, repr=False)
+class ObservedCount(ByFields):
     """A gfn whose write-track counter is not zero."""
 
     gfn: int = uint("guest frame number", unit="gfn")
     count: int = uint("counter", bits=16)
 
 
-@attrs.frozen
-class ObservedSlot:
+@attrs.frozen(eq=False, repr=False)
+class ObservedSlot(ByFields):
     """State of one memslot as read from a kernel."""
 
     as_id: int = uint("address space", bits=8)
@@ -54,8 +54,8 @@ class ObservedSlot:
     )
 
 
-@attrs.frozen
-class ObservedArea:
+@attrs.frozen(eq=False, repr=False)
+class ObservedArea(ByFields):
     """vmalloc areas that one kernel function took and gave back since the observation before."""
 
     site: str = text("allocating function, as /proc/vmallocinfo names it", length_max=64)
@@ -65,8 +65,8 @@ class ObservedArea:
     pages_freed: int = uint("pages in them", unit="pages")
 
 
-@attrs.frozen
-class ObservedVm:
+@attrs.frozen(eq=False, repr=False)
+class ObservedVm(ByFields):
     """State of one VM as read from a kernel; null where the kernel has no such field."""
 
     nr_memslot_pages: int | None = uint("kvm->nr_memslot_pages", unit="pages", optional=True)
@@ -81,7 +81,7 @@ class ObservedVm:
 
 
 @event(50, "observe")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Observe(Event):
     """Ground truth read from a kernel at this point; `check` holds the model against it."""
 
@@ -94,7 +94,7 @@ class Observe(Event):
 
 
 @event(51, "lost")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Lost(Event):
     """The recorder says that events are missing here; no answer that needs them can be given."""
 
@@ -105,7 +105,7 @@ class Lost(Event):
 
 
 @event(52, "mark")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Mark(Event):
     """A remark at a place of the recording; changes nothing."""
 

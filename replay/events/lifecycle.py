@@ -6,7 +6,7 @@ from replay.events.base import Event, VmCall, enum, event, flag, text, uint, uin
 
 
 @event(1, "vm.create")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VmCreate(VmCall):
     """KVM_CREATE_VM: a new VM; its mm is the caller's.
 
@@ -17,7 +17,7 @@ class VmCreate(VmCall):
 
 
 @event(2, "vm.attach")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VmAttach(Event):
     """A VM seen alive whose creation was not recorded: slots from before are unknown, so is every answer that needs them."""
 
@@ -25,7 +25,7 @@ class VmAttach(Event):
 
 
 @event(3, "vm.destroy")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VmDestroy(Event):
     """The last reference to a VM is gone.
 
@@ -39,7 +39,7 @@ class VmDestroy(Event):
 
 
 @event(4, "vm.enable_cap")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VmEnableCap(VmCall):
     """KVM_ENABLE_CAP on the VM.
 
@@ -52,7 +52,7 @@ class VmEnableCap(VmCall):
 
 
 @event(5, "vcpu.create")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class VcpuCreate(VmCall):
     """KVM_CREATE_VCPU: may create the identity-map and APIC-access internal slots.
 
@@ -63,7 +63,7 @@ class VcpuCreate(VmCall):
 
 
 @event(6, "irqchip.create")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class IrqchipCreate(VmCall):
     """KVM_CREATE_IRQCHIP (or split irqchip by capability): the local APIC is in the kernel from here on.
 
@@ -72,7 +72,7 @@ class IrqchipCreate(VmCall):
 
 
 @event(7, "opaque")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Opaque(VmCall):
     """A KVM call that changes what is modelled, whose arguments the recorder did not show.
 

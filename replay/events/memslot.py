@@ -7,7 +7,7 @@ from replay.units import Gpa, Hva
 
 
 @event(16, "memslot.set")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MemslotSet(VmCall):
     """KVM_SET_USER_MEMORY_REGION or ..._REGION2: create, delete, move or re-flag one memslot.
 
@@ -27,7 +27,7 @@ class MemslotSet(VmCall):
 
 
 @event(17, "tss.set")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TssSet(VmCall):
     """KVM_SET_TSS_ADDR: creates the TSS internal slot on VMX without unrestricted guest; elsewhere nothing.
 
@@ -38,7 +38,7 @@ class TssSet(VmCall):
 
 
 @event(18, "identity_map.set")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class IdentityMapSet(VmCall):
     """KVM_SET_IDENTITY_MAP_ADDR: stores the address that a later vCPU uses for the identity-map slot.
 
@@ -50,7 +50,7 @@ class IdentityMapSet(VmCall):
 
 
 @event(19, "nr_mmu_pages.set")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class NrMmuPagesSet(VmCall):
     """KVM_SET_NR_MMU_PAGES: limits shadow pages; below 64 is EINVAL.
 
@@ -61,7 +61,7 @@ class NrMmuPagesSet(VmCall):
 
 
 @event(20, "dirty_log.get")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class DirtyLogGet(VmCall):
     """KVM_GET_DIRTY_LOG.
 
@@ -73,7 +73,7 @@ class DirtyLogGet(VmCall):
 
 
 @event(21, "dirty_log.clear")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class DirtyLogClear(VmCall):
     """KVM_CLEAR_DIRTY_LOG.
 
@@ -87,7 +87,7 @@ class DirtyLogClear(VmCall):
 
 
 @event(22, "guest_memfd.create")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class GuestMemfdCreate(VmCall):
     """KVM_CREATE_GUEST_MEMFD (6.8 and later).
 
@@ -99,7 +99,7 @@ class GuestMemfdCreate(VmCall):
 
 
 @event(32, "notifier.register")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class NotifierRegister(VmCall):
     """kvm_page_track_register_notifier(): an external user (KVMGT's vGPU open) asks to see guest writes.
 
@@ -114,7 +114,7 @@ class NotifierRegister(VmCall):
 
 
 @event(33, "notifier.unregister")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class NotifierUnregister(VmCall):
     """kvm_page_track_unregister_notifier(): the external user goes; arrays and the sticky flag stay.
 
@@ -125,7 +125,7 @@ class NotifierUnregister(VmCall):
 
 
 @event(34, "shadow_root.alloc")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ShadowRootAlloc(VmCall):
     """mmu_first_shadow_root_alloc(): a vCPU is about to load a shadow root (KVM_RUN, KVM_PRE_FAULT_MEMORY).
 

@@ -10,7 +10,7 @@ from replay.events.base import Event, event, flag, sint, uint
 from replay.units import AsId, Gfn
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class HotEvent(Event):
     """Common shape of the hot kinds; never instantiated."""
 
@@ -23,7 +23,7 @@ class HotEvent(Event):
 
 
 @event(64, "write_track.add", hot=True)
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class WriteTrackAdd(HotEvent):
     """kvm_write_track_add_gfn() called by an external user (KVMGT): always address space 0 from 6.6 on.
 
@@ -33,7 +33,7 @@ class WriteTrackAdd(HotEvent):
 
 
 @event(65, "write_track.remove", hot=True)
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class WriteTrackRemove(HotEvent):
     """kvm_write_track_remove_gfn() called by an external user.
 
@@ -42,7 +42,7 @@ class WriteTrackRemove(HotEvent):
 
 
 @event(66, "write_track.query", hot=True)
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class WriteTrackQuery(HotEvent):
     """kvm_gfn_is_write_tracked(): asked on faults and before a shadow page may go out of sync.
 
@@ -51,7 +51,7 @@ class WriteTrackQuery(HotEvent):
 
 
 @event(67, "guest_write", hot=True)
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class GuestWrite(HotEvent):
     """An emulated guest write that reaches kvm_page_track_write(): notifiers see it.
 
@@ -60,7 +60,7 @@ class GuestWrite(HotEvent):
 
 
 @event(68, "shadow_page.account", hot=True)
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ShadowPageAccount(HotEvent):
     """account_shadowed(): a new shadow page with guest PTEs; level 2 and up count the gfn as write-tracked.
 
@@ -69,7 +69,7 @@ class ShadowPageAccount(HotEvent):
 
 
 @event(69, "shadow_page.unaccount", hot=True)
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ShadowPageUnaccount(HotEvent):
     """unaccount_shadowed(): the first zap of such a shadow page.
 

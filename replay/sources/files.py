@@ -10,9 +10,7 @@ import lzma
 import os
 import shutil
 import stat
-import subprocess
 import sys
-import tempfile
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
@@ -128,6 +126,8 @@ class Input:
 
     def _spooled(self) -> IO[bytes]:
         """Keep a pipe's bytes, in memory while they are few."""
+        import tempfile  # a file by its name needs it not, and it takes a while to load
+
         spool = tempfile.SpooledTemporaryFile(_SPOOL_BYTES_MAX)  # noqa: SIM115 - lives as long as the input
         if self.is_stdin:
             shutil.copyfileobj(sys.stdin.buffer, spool, BLOCK_BYTES)
@@ -310,13 +310,15 @@ class _ZstdCommand:
     """The output of `zstd -dc`, fed from a file that the command can read by itself or through a spool."""
 
     def __init__(self, program: str, raw: BinaryIO, name: str) -> None:
+        import subprocess
+        import tempfile
+
         self._name = name
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; the command needs a real file
         shutil.copyfileobj(raw, self._spool, BLOCK_BYTES)
         self._spool.seek(0)
-        command = [program, "-dcq"]
         self._process = subprocess.Popen(  # noqa: S603 - a fixed command, the data only on its stdin
-            command, stdin=self._spool, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [program, "-dcq"], stdin=self._spool, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
 
     def read(self, size: int) -> bytes:
