@@ -136,6 +136,15 @@ class TestProfile:
         with pytest.raises(ProfileError, match="expected"):
             parse_facts(f"smm=1,{text}")
 
+    @pytest.mark.parametrize(("name", "low", "high"), [("max_phys_bits", 32, 52), ("total_ram_pages", 0, 1 << 52)])
+    def test_numbers(self, name: str, low: int, high: int) -> None:
+        """A number is taken from its lowest to its highest value, and no other."""
+        for number in (low, high):
+            assert parse_facts(f"{name}={number}") == {name: number}
+        for number in (low - 1, high + 1):
+            with pytest.raises(ProfileError, match=f"no value for {name}"):
+                parse_facts(f"{name}={number}")
+
     def test_bad_release_is_said(self) -> None:
         """A release that is none is said as such."""
         with pytest.raises(ProfileError, match="is not a kernel release"):

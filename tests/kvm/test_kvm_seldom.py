@@ -1,5 +1,6 @@
 """What is seldom met in a replay, and has to be right all the same: bare spots of the fast ways."""
 
+import random
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from replay.events import (
 from replay.kvm import bulk, bulk_pairs
 from replay.kvm.bulk import fold_bulk
 from replay.kvm.bulk_rows import Rows
-from replay.kvm.counter_bytes import MANY_LEAVES, counter_bytes, fill
+from replay.kvm.counter_bytes import MANY_COUNTERS, MANY_LEAVES, counter_bytes, fill
 from replay.kvm.counters import Counters
 from replay.kvm.fold import fold_run
 from replay.kvm.kernel_log import LPAGE
@@ -61,6 +62,17 @@ class TestCounters:
         assert again == counters
         assert len(again.table.cells) == (1 + 40) * LEAF_PAGES
 
+    @pytest.mark.parametrize("total", [3, MANY_COUNTERS])
+    def test_range_grows_for_what_is_read_back(self, total: int) -> None:
+        """A range that grows on demand, as that of external users does, takes back all that it held, few or many."""
+        counters, again = Counters(Table("I")), Counters(Table("I"))
+        for number in range(total):
+            counters.cover(number << 20)
+            counters[number << 20] = 1 + number
+        fill(again, counter_bytes(counters))
+        assert again == counters
+        assert len(again) == total
+
     def test_deleted_by_a_sharer(self) -> None:
         """A counter that one sharer takes away is still there for the other; one that is not there is a KeyError."""
         table = Table()
@@ -85,6 +97,21 @@ class TestOutcome:
         assert next(answers) == {}, "asked once"
         with pytest.raises(AttributeError, match="no attribute 'subtracts'"):
             outcome.subtracts  # noqa: B018 - asking is what is tried
+
+    def test_a_write_takes_no_query_back(self) -> None:
+        """A query and a guest write of one gfn, one behind the other, are both answered, however many of them come."""
+        made = run_of([kind(vm=0, gfn=Gfn(5)) for _ in range(40) for kind in (WriteTrackQuery, GuestWrite)])
+        run = attrs.evolve(made, vm=Constant(0, 80), as_id=Constant(0, 80))
+        for rule in (fold_run, fold_bulk):
+            machine = machine_of(attrs.evolve(NEW, smm=False), 1)
+            slot = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 20, userspace_addr=Hva(1 << 40))
+            for event in (VmCreate(vm=0, ret=0), slot, NotifierRegister(vm=0)):
+                machine.step(event, 0)
+            fold_run(machine, run_of([WriteTrackAdd(vm=0, gfn=Gfn(5))]), 3)
+            outcome = rule(machine, run, 4)
+            assert outcome is not None
+            assert outcome.rets == dict.fromkeys(range(0, 80, 2), 1)
+            assert list(outcome.tracked_writes) == list(range(1, 80, 2))
 
     def test_queries_alone(self) -> None:
         """Of a run of queries, all of them in a slot, the results are the ones that are true, by row."""
@@ -116,6 +143,28 @@ class TestOutcome:
             outcome = rule(machine, run_of(rows), 3)
             assert outcome is not None
             assert outcome.log == [(len(others) + 2, LPAGE)]
+
+    @pytest.mark.parametrize("seed", range(40))
+    def test_regions_below_zero(self, seed: int) -> None:
+        """Of rows on some regions, of which several fall below zero and may come back, either rule says the first."""
+        rng, found = random.Random(seed), []
+        kinds = (ShadowPageAccount, ShadowPageUnaccount)
+        rows = [rng.choice(kinds)(vm=0, gfn=Gfn(512 * rng.randrange(6) + 7), level=rng.choice((1, 1, 2))) for _ in range(48)]
+        before = [
+            ShadowPageAccount(vm=0, gfn=Gfn(512 * region + 7), level=rng.choice((1, 1, 2)))
+            for region in range(6)
+            for _ in range(4)
+        ]
+        for rule in (fold_run, fold_bulk):
+            machine = machine_of(attrs.evolve(NEW, smm=False), 2)
+            slot = MemslotSet(vm=0, slot=0, guest_phys_addr=Gpa(0), memory_size=1 << 30, userspace_addr=Hva(1 << 40))
+            for event in (VmCreate(vm=0, ret=0), slot, NotifierRegister(vm=0)):
+                machine.step(event, 0)
+            fold_run(machine, run_of(before), 3)
+            outcome = rule(machine, run_of(rows), 30)
+            assert outcome is not None
+            found.append((outcome, state_of(machine)))
+        assert found[0] == found[1]
 
     def test_pages_that_come_before_they_go(self) -> None:
         """More shadow pages go than there were before the run, and none is missing: the count of pages is their sum."""
