@@ -8,6 +8,7 @@ import pytest
 from replay.recording.index_file import (
     DIGEST_BYTES,
     SIGNATURE,
+    VERSION,
     Checkpoint,
     Index,
     IndexedLane,
@@ -18,7 +19,10 @@ from replay.recording.index_file import (
 )
 
 INDEX = Index(
-    "aa", "0.1+bb", (IndexedLane("k1", "eager"), IndexedLane("k2", "lazy")), (Checkpoint(9, b"nine"), Checkpoint(18, b""))
+    "aa",
+    "0.1+bb",
+    (IndexedLane("k1", "eager"), IndexedLane("k2", "lazy")),
+    (Checkpoint(9, b"nine", b"doubts"), Checkpoint(18, b"")),
 )
 DATA = index_bytes(INDEX)
 
@@ -57,7 +61,7 @@ class TestIndexFile:
         with pytest.raises(UnusableIndexError, match="another version"):
             index_of_bytes(DATA, "aa", "0.1+bc")
 
-    @pytest.mark.parametrize("values", [(1, "aa", "0.1+bb", (), ()), (2, "aa", "0.1+bb", ()), 7, {"a": 1}])
+    @pytest.mark.parametrize("values", [(VERSION - 1, "aa", "0.1+bb", (), ()), (VERSION, "aa", "0.1+bb", ()), 7, {"a": 1}])
     def test_other_forms(self, values: object) -> None:
         """A whole file of another form was made by another version; so was one that is no MessagePack."""
         for packed in (msgpack.packb(values), b"\xc1"):
@@ -76,12 +80,14 @@ class TestIndexFile:
             ((), (("9", b"nine"),)),
             ((), ((True, b"nine"),)),
             ((), ((9, "nine"),)),
+            ((), ((9, b"nine", "doubts"),)),
+            ((), ((9, b"nine", b"", b""),)),
             ((), ((9, b""), (8, b""))),
         ],
     )
     def test_other_values(self, lanes: object, checkpoints: object) -> None:
         """So was one whose lanes are no texts, or whose checkpoints are no events with bytes in rising order."""
-        packed = msgpack.packb((1, "aa", "0.1+bb", lanes, checkpoints))
+        packed = msgpack.packb((VERSION, "aa", "0.1+bb", lanes, checkpoints))
         digest = hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()
         with pytest.raises(UnusableIndexError, match="another version"):
             index_of_bytes(SIGNATURE + digest + packed, "aa", "0.1+bb")
