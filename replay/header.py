@@ -69,6 +69,9 @@ class Counter(ByFields):
 MEMSLOT_ELSEWHERE: Final = "memslot ioctl on an fd that is not a VM"
 """Counter of memslot calls that failed because their fd is no VM: no event of a VM, and a failed call all the same."""
 
+LEFT_OUT: Final = "events left out by minimise"
+"""Counter of what a recording was made smaller by, knowingly: nothing is lost."""
+
 TORN: Final = "torn recording"
 DAMAGED: Final = "damaged recording"
 PARTIAL: Final = "recording read only in part"

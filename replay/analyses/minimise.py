@@ -21,7 +21,7 @@ from replay.analyses.state_at import items_until
 from replay.analyses.verdict import judged_pairs
 from replay.errors import KvmReplayError
 from replay.events.base import specs
-from replay.header import Counter, Header, Tool, Trailer
+from replay.header import LEFT_OUT, Counter, Header, Tool, Trailer
 from replay.runs import Item, Run
 from replay.stream import MemoryStream, Stream
 from replay.units import counted
@@ -29,7 +29,6 @@ from replay.version import VERSION
 
 BUDGET_EVENTS: Final = 20_000_000
 """Most events that a search replays, unless it is told otherwise: some seconds of memslot calls, more of overlapping ones."""
-LEFT_OUT: Final = "events left out by minimise"
 _NUMBERS: Final = re.compile(r"\bevents? \d+")
 
 

@@ -29,7 +29,7 @@ from replay.events import (
     TssSet,
 )
 from replay.events.base import Task, VmCall
-from replay.header import CUT_SHORT, MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
+from replay.header import CUT_SHORT, LEFT_OUT, MEMSLOT_ELSEWHERE, Counter, Header, Machine, SourceFile, Tool, Trailer
 from replay.kvm.allocator import ARRAYS, SITE_INVALID, SITE_SLOT
 from replay.kvm.release import Release
 from replay.runs import Constant, Item, Run
@@ -42,7 +42,7 @@ _VERSION: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}")
 _TOOLS: Final = frozenset({"strace", "bpftrace", "trace-cmd", "perf", "tracefs", "babeltrace2", "syzkaller", "kvm-replay"})
 _SITES: Final = frozenset({"", *ARRAYS, *SITES, SITE_SLOT, SITE_INVALID})
 """Where allocations are made to fail, too: an injection may name an array instead of a function, or nothing."""
-_KINDS: Final = frozenset({*CUT_SHORT, MEMSLOT_ELSEWHERE})
+_KINDS: Final = frozenset({*CUT_SHORT, LEFT_OUT, MEMSLOT_ELSEWHERE})
 """Counters of our own that analyses know by their kind."""
 _VENDORS: Final = frozenset({"intel", "amd", "pvm"})
 _FORMAT: Final = re.compile(r"[a-z0-9-]{1,32}")

@@ -80,6 +80,14 @@ class TestMinimise:
         assert "3 lost: ring buffer overrun" in said.err
         assert main(["compare", "small.kvmr", "--profile", "tdp=1"]) == 3
 
+    def test_scrubbed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What is packed for others says as well that events were left out, and shows the same."""
+        assert main(["minimise", EDGES, "-o", "small.kvmr"]) == 0
+        assert main(["pack", "--scrub", "small.kvmr", "-o", "sent.kvmr"]) == 0
+        assert main(["info", "sent.kvmr"]) == 0
+        assert "events left out by minimise" in capsys.readouterr().out
+        assert main(["compare", "sent.kvmr"]) == 1
+
     def test_budget(self) -> None:
         """The default of the option is that of the search, which help does not load."""
         assert minimise.BUDGET_EVENTS == BUDGET_EVENTS

@@ -10,12 +10,12 @@ from test_sweep_roads import LANES, ROADS, Whole, digests
 
 from replay.analyses.check import check
 from replay.analyses.compare import compare
-from replay.analyses.minimise import BUDGET_EVENTS, LEFT_OUT, Look, Search, contradictions, cut_down, divergences
+from replay.analyses.minimise import BUDGET_EVENTS, Look, Search, contradictions, cut_down, divergences
 from replay.engine.lanes import make_lanes
 from replay.errors import KvmReplayError
 from replay.events import Event
 from replay.generate import GeneratedStream, Order, profile_named
-from replay.header import Counter, Header, Trailer, replace_machine
+from replay.header import LEFT_OUT, Counter, Header, Trailer, replace_machine
 from replay.recording import open_recording
 from replay.runs import events_of, items_of
 from replay.stream import MemoryStream, Stream
