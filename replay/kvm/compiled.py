@@ -43,8 +43,8 @@ SAID_OFF, SAID_NO_SLOT, SAID_UNDERFLOW, SAID_OVERFLOW, SAID_EINVAL, SAID_TRUE = 
 _PYTHON_ROWS_MOST: Final = 16
 """After so many rows of a run that were left to Python all that follow are."""
 _LEAVES_LEAST: Final = 64
-_LEAVES_MOST: Final = 4096
-_NODES_MOST: Final = 256
+_LEAVES_MOST: Final = 512
+_NODES_MOST: Final = 64
 """What is made at once when the loop runs out of it, at most."""
 _REASONS: Final = [
     (said, bytes([BITS[reason] for reason in said])) for said in ((off, NO_SLOT, UNDERFLOW, OVERFLOW) for off in (DISABLED, BUG))
