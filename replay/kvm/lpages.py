@@ -114,6 +114,8 @@ def update_gfn_disallow_lpage_count(vm: Vm, slot: Memslot, gfn: int, delta: int,
         return
     for shift in SHIFTS:
         key = (shift, gfn >> shift)
+        if not any(region >> shift - REGION_SHIFT == key[1] for region in moves.fallen):
+            continue  # it can not be below 0, and is worked out when it may be
         before = moves.known.get(key)
         now = disallow_lpage(slot, *key) if before is None else before + delta
         moves.known[key] = now
