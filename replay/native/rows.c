@@ -479,8 +479,8 @@ static void take_block(struct work *work, struct block *block, Py_ssize_t first,
 		take_above(&work->level, first, n, block->deep, 1);
 }
 
-/* Find the memslot and the homes of a row; 0 for one of a VM that is not known. */
-static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
+/* Find the memslot and the homes of a row; 0 for one of a VM that is not known. pair: only what takes_back() asks for. */
+static inline int find_row(struct work *work, struct block *block, Py_ssize_t i, int pair)
 {
 	struct row *row = block->rows + i;
 	uint8_t vm = work->vm_index[block->vm[i]];
@@ -499,6 +499,8 @@ static inline int find_row(struct work *work, struct block *block, Py_ssize_t i)
 		row->home = home_of(&work->counts, root_of(row), row->gfn);
 		__builtin_prefetch((const int32_t *)work->counts.nodes.buf + row->home);
 	}
+	if (pair)
+		return 1;
 	int64_t held_root = row->external & (row->gfn >> NODE_SHIFT < (uint64_t)row->facts->held_roots) ? held_root_of(row) : 0;
 	row->held_home = home_of(&work->held, held_root, row->gfn); /* of root 0 is nothing: reads and shadow pages count there */
 	__builtin_prefetch((const int32_t *)work->held.nodes.buf + row->held_home);
@@ -538,7 +540,7 @@ static Py_ssize_t find_block(struct work *work, struct block *block, Py_ssize_t 
 {
 	find_pairs(block, n);
 	for (Py_ssize_t i = 0; i < n; i += 1 + block->pair[i])
-		if (!find_row(work, block, i))
+		if (!find_row(work, block, i, block->pair[i]))
 			return i;
 	for (Py_ssize_t i = 0; i < n; i += 1 + block->pair[i])
 		find_cells(work, block->rows + i);
@@ -621,8 +623,11 @@ static Py_ssize_t fold_rows(struct work *work, Py_ssize_t first, Py_ssize_t rows
 					i += 2;
 					continue;
 				}
-				find_row(work, &block, i + 1);
-				find_cells(work, block.rows + i + 1);
+				for (Py_ssize_t at = i; at < i + 2; at++) {
+					find_row(work, &block, at, 0);
+					find_cells(work, block.rows + at);
+				}
+				block.pair[i] = 0;
 			}
 			if (fold_usual(work, row, first + i, work->counts.leaves != leaves, work->held.leaves != held_leaves)) {
 				i++;
