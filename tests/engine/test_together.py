@@ -119,6 +119,17 @@ class TestTogether:
                 lanes = hold_against_alone(events, [f"{spec}{',' if '@' in spec else '@'}release={release}" for spec in specs])
                 assert sorted(len(one.machine.vm(0).spaces[0]) for one in lanes) == [1, 2]
 
+    def test_new_slots_of_lanes_that_part(self) -> None:
+        """Lanes share what they count of a new slot from the beginning, each with those that track it too, or do not either."""
+        lanes = make_lanes(["eager", "on-demand", "6.8", "6.9"], machine())
+        for _step in lockstep(items_of([CREATE, slot()]), lanes):
+            pass
+        archs = [found.arch for one in lanes if (found := one.machine.vm(0).spaces[0].by_id(0)) is not None]
+        assert archs[0].lpage_moves is archs[2].lpage_moves is not archs[1].lpage_moves is archs[3].lpage_moves
+        assert archs[0].counts.roots is archs[2].counts.roots
+        assert [arch.lpage_moves.owners for arch in archs] == [2] * 4
+        hold_against_alone([*TWO_VMS, *PAGES, slot(1, base=0x9999), *PAGES], ["eager", "on-demand", "6.8", "6.9", "ideal"])
+
     def test_a_new_slot(self) -> None:
         """Lanes that agreed before a memslot call share the new slot at once, without another look at the VM."""
         lanes = make_lanes(["eager", "on-demand"], machine())

@@ -4,13 +4,14 @@ import random
 from collections import Counter
 from typing import Any
 
+import attrs
 import pytest
 from lockstep import policy_by_name, profile_from
 from test_against_slow_model import generate
 
-from replay.events import Event, MemslotSet, ShadowRootAlloc, VmCreate
+from replay.events import Event, IrqchipCreate, MemslotSet, ShadowRootAlloc, TssSet, VcpuCreate, VmCreate, VmDestroy
 from replay.events.write_track import HotEvent
-from replay.kvm import at_once, tallies, vmalloc
+from replay.kvm import at_once, requests, tallies, vmalloc
 from replay.kvm.allocator import DIRTY_BITMAP, Allocation
 from replay.kvm.fold import fold_run
 from replay.kvm.machine import Machine
@@ -123,6 +124,66 @@ def call(base: int, flags: int = 0, pages: int = SIZE) -> MemslotSet:
     """Return a call for the one slot."""
     hva = Hva(0x7F0000000000)
     return MemslotSet(vm=0, slot=0, flags=flags, guest_phys_addr=Gpa(base * P), memory_size=pages * P, userspace_addr=hva)
+
+
+class TestLate:
+    """What is worked out when somebody asks is what it was when it was done."""
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_nobody_looks_in_between(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Orders, names of allocations, what each event took and freed, and totals: asked for after the last event."""
+        policy = POLICIES[seed % len(POLICIES)]
+        config = bool(unbuildable(policy, config=False)) or seed % 3 > 0
+        intel = Profile(release=Release(6, 12, 100), vendor="intel", unrestricted_guest=False)
+        profile = attrs.evolve(intel, tdp=seed % 2 > 0, config_external_write_tracking=config)
+        internal: list[Event] = [
+            IrqchipCreate(vm=0, ret=0),
+            TssSet(vm=0, guest_phys_addr=Gpa(0xFFFBD000), ret=0),
+            VcpuCreate(vm=0, vcpu_id=0, ret=0),
+        ]
+        events = [*churn(random.Random(100 + seed)), *internal, *churn(random.Random(seed))[1:]]
+        found, kept = list[list[Any]](), list[Any]()
+        for way in (SET_AT_ONCE, lambda _request: None):
+            monkeypatch.setattr(at_once, "set_at_once", way)
+            made = Machine(policy, profile)
+            outcomes = [made.step(event, number) for number, event in enumerate(events)]
+            kept.append(state_of(made))
+            found.append([(pieces(outcome.taken), pieces(outcome.freed)) for outcome in outcomes])
+            found[-1].append(([], [space.orders() for vm in made.live_vms() for space in vm.spaces]))
+            found[-1].append((made.step(VmDestroy(vm=0), len(events)).log, pieces(made.allocator.freed)))
+            kept.append(state_of(made))
+        assert found[0] == found[1]
+        assert kept[:2] == kept[2:]
+        assert any(piece[6] > 0x7000 for taken, _freed in found[0][:-2] for piece in taken)
+        assert sum(len(freed) for _taken, freed in found[0]) > 100
+
+    def test_arrays_that_come_later(self) -> None:
+        """A slot keeps what it was made with and gets what a root allocates; both are freed with it, each once."""
+        made = Machine(policy_by_name("on-demand"), Profile(release=Release(6, 12, 100)))
+        events = [VmCreate(vm=0, ret=0), call(0), ShadowRootAlloc(vm=0, ret=0), call(0, flags=1), call(0, pages=0)]
+        outcomes = [made.step(event, number) for number, event in enumerate(events)]
+        taken = sorted(piece.number for outcome in outcomes for piece in outcome.taken)
+        assert taken == sorted(piece.number for outcome in outcomes for piece in outcome.freed)
+        assert [len(outcome.freed) for outcome in outcomes] == [0, 0, 0, 1, 9]
+        assert [tally.live for tally in made.allocator.tallies.values()] == [0] * 5
+
+    def test_no_such_field(self) -> None:
+        """What no slot and no outcome has is no attribute of them."""
+        made = Machine(policy_by_name("eager-5.16"), Profile(release=Release(6, 1, 100)))
+        outcome = [made.step(event, number) for number, event in enumerate((VmCreate(vm=0, ret=0), call(0)))][1]
+        slot = made.vms[0].spaces[0].by_id(0)
+        assert slot is not None
+        for thing in (outcome, slot, slot.arch):
+            with pytest.raises(AttributeError, match="has no attribute 'rmpa'"):
+                _ = thing.rmpa
+
+    def test_requests_keep_no_vm(self) -> None:
+        """A request that is kept for the next call that says the same holds no VM; who asks for many of them keeps few."""
+        made = Machine(policy_by_name("eager-5.16"), Profile(release=Release(6, 1, 100)))
+        for number, event in enumerate((VmCreate(vm=0, ret=0), *(call(0, flags=n % 2, pages=n + 1) for n in range(5000)))):
+            made.step(event, number)
+        assert 0 < len(requests.REQUESTS._known) <= requests._KNOWN_MOST
+        assert not any(hasattr(request, "vm") for request in requests.REQUESTS._known.values())
 
 
 class TestLeft:
