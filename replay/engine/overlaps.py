@@ -77,12 +77,18 @@ class Span:
 
 def span_of(event: Event) -> Span | None:
     """Return the time span of a call, None for what keeps its place."""
+    times = _times_of(event)
+    return None if times is None or event.task is None else Span(event.task.tid, *times)
+
+
+def _times_of(event: Event) -> tuple[int, int] | None:
+    """Return when a call was entered and when it returned, None for what keeps its place."""
     if type(event) not in _CALLS or not isinstance(event, VmCall):
         return None
     enter_ns, exit_ns = event.enter_time_ns, event.time_ns
     if enter_ns is None or exit_ns is None or event.task is None or enter_ns > exit_ns:
         return None
-    return Span(event.task.tid, enter_ns, exit_ns)
+    return enter_ns, exit_ns
 
 
 class Timed(Protocol):
@@ -106,15 +112,21 @@ def overlap(first: Timed, second: Timed) -> bool:
 class Held:
     """An item that is read and not yet handed on. place: its number among items; number: that of its first event.
 
-    vms: those that see it, None for all. span: of a call whose place is open. rows: number of hot events.
+    vms: those that see it, None for all. times: when a call whose place is open was entered, and when it returned.
+    rows: number of hot events.
     """
 
     place: int
     number: int
     item: Item
     vms: tuple[int, ...] | None
-    span: Span | None
+    times: tuple[int, int] | None
     rows: int = 0
+
+    @property
+    def span(self) -> Span | None:
+        """The same times with the thread."""
+        return None if self.times is None or isinstance(self.item, Run) else span_of(self.item)
 
 
 @attrs.define
@@ -180,34 +192,38 @@ class Overlaps:
             yield head
             if self._tangled or self._settled:
                 self._pass(head)
-            elif head.span is not None:
-                self._settle(self._key(head), head.span)
+            elif head.times is not None:
+                self._settle(self._key(head), head.times[1])
 
     def _read(self, until: int) -> None:
-        while len(self._held) < until and not self._full:
-            item = next(self._items, None)
+        queue, items = self._held, self._items
+        while len(queue) < until and not self._full:
+            item = next(items, None)
             if item is None:
                 self._ended = True
                 return
             held = held_of(self._places, self._numbers, item)
-            self._held.append(held)
-            self._places += 1
-            self._numbers += held.rows or 1
-            self._rows += held.rows
-            if type(item) in _SHARING and _shares(item):
-                self._share()
-            if held.span is not None:
-                self._note(held, held.span)
+            queue.append(held)
             self._stale = True
+            self._places += 1
+            if held.rows:
+                self._numbers += held.rows
+                self._rows += held.rows
+                continue
+            self._numbers += 1
+            if held.times is not None:
+                self._note(held, held.times)
+            elif type(item) in _SHARING and _shares(item):
+                self._share()
 
-    def _note(self, held: Held, span: Span) -> None:
+    def _note(self, held: Held, times: tuple[int, int]) -> None:
         """Note whether a call was entered before all that were read earlier had returned."""
-        key = self._key(held)
+        key, (enter_ns, exit_ns) = self._key(held), times
         before = self._read_reach.get(key)
-        if before is not None and span.enter_ns < before:
+        if before is not None and enter_ns < before:
             self._tangled[key] = held.place
-        if before is None or span.exit_ns > before:
-            self._read_reach[key] = span.exit_ns
+        if before is None or exit_ns > before:
+            self._read_reach[key] = exit_ns
 
     def _share(self) -> None:
         """Take all VMs for one from here on."""
@@ -226,13 +242,13 @@ class Overlaps:
             del self._tangled[key]
         if head.place in self._settled:
             del self._settled[head.place]
-        elif head.span is not None:
-            self._settle(self._key(head), head.span)
+        elif head.times is not None:
+            self._settle(self._key(head), head.times[1])
 
-    def _settle(self, key: int, span: Span) -> None:
+    def _settle(self, key: int, exit_ns: int) -> None:
         before = self._reach.get(key)
-        if before is None or span.exit_ns > before:
-            self._reach[key] = span.exit_ns
+        if before is None or exit_ns > before:
+            self._reach[key] = exit_ns
 
     def _key(self, call: Held) -> int:
         """Return the key of the VM of a call with its times."""
@@ -250,7 +266,7 @@ class Overlaps:
 
         A unit of one call is returned only when it overlaps a call past which it is not moved.
         """
-        if not self._tangled or head.span is None or head.place in self._settled:
+        if not self._tangled or head.times is None or head.place in self._settled:
             return None
         while True:
             if self._stale:
@@ -266,9 +282,9 @@ class Overlaps:
         """Note that the order of a unit is settled."""
         for place, event in zip(unit.places, unit.events, strict=True):
             self._settled[place] = None
-            span = span_of(event)
-            assert span is not None
-            self._settle(key, span)
+            times = _times_of(event)
+            assert times is not None
+            self._settle(key, times[1])
 
     def behind(self, key: int, unit: Unit) -> Iterator[Piece]:
         """Yield what follows a unit in its VM, as far as it is read and calls that are still to come can not change it."""
@@ -312,13 +328,13 @@ class Overlaps:
 def held_of(place: int, number: int, item: Item) -> Held:
     """Return an item with what is to be known of it."""
     if type(item) is MemslotSet:
-        return Held(place, number, item, (item.vm,), span_of(item))
+        return Held(place, number, item, (item.vm,), _times_of(item))
     if isinstance(item, Run):
         return Held(place, number, item, item.vms(), None, len(item))
     if isinstance(item, Mark):
         return Held(place, number, item, (), None)
     vm: int | None = getattr(item, "vm", None)
-    return Held(place, number, item, None if vm is None else (vm,), span_of(item))
+    return Held(place, number, item, None if vm is None else (vm,), _times_of(item))
 
 
 _SHARING: Final = frozenset({MemoryLimit, AllocFail})
@@ -333,14 +349,15 @@ def _shares(item: Item) -> bool:
 
 
 def _append(found: list["_Stretch | Held"], held: Held) -> None:
-    if held.span is None or isinstance(held.item, Run):
+    span = held.span
+    if span is None or isinstance(held.item, Run):
         found.append(held)
         return
     if not found or isinstance(found[-1], Held):
         found.append(_Stretch())
     last = found[-1]
     assert isinstance(last, _Stretch)
-    last.calls.append((held, held.item, held.span))
+    last.calls.append((held, held.item, span))
 
 
 def _pieces(found: Sequence["_Stretch | Held"], reach_ns: int | None) -> Iterator[Piece]:
