@@ -67,7 +67,7 @@ def _slot_agrees(a: Memslot, b: Memslot) -> bool:
         a.base_gfn == b.base_gfn
         and a.npages == b.npages
         and a.userspace_addr == b.userspace_addr
-        and (a.arch.gfn_write_track is None) == (b.arch.gfn_write_track is None)
+        and (a.arch.raw_write_track is None) == (b.arch.raw_write_track is None)
         and a.arch.counts.equal(b.arch.counts)
         and a.arch.lpage_moves.equal(b.arch.lpage_moves)
     )
@@ -95,7 +95,7 @@ def all_share(newborn: Newborn, lanes: int) -> bool:
 def share_slot(slots: Sequence[Memslot | None]) -> bool:
     """Let one new slot of lanes that agree otherwise share its counters; False when the lanes part in its array."""
     archs = [slot.arch for slot in slots if slot is not None]
-    untracked = [arch.gfn_write_track is None for arch in archs]
+    untracked = [arch.raw_write_track is None for arch in archs]
     if len(archs) < len(slots) or untracked.count(untracked[0]) < len(slots):
         return False
     _share_arch(archs)
@@ -104,7 +104,7 @@ def share_slot(slots: Sequence[Memslot | None]) -> bool:
 
 def _share_arch(archs: Sequence[Arch]) -> None:
     lead = archs[0]
-    if lead.gfn_write_track is not None:
+    if lead.raw_write_track is not None:
         _share([arch.counts for arch in archs])
     moves = lead.lpage_moves
     if moves.owners != len(archs) or [arch.lpage_moves for arch in archs].count(moves) < len(archs):

@@ -109,37 +109,47 @@ batch_of: Final = partial(tuple.__new__, Batch)
 """Make a batch of a tuple of its fields."""
 
 
-@attrs.define
+UNNAMED: Final = Allocation(0, "", "", Cost(0, 0, 0, 0, 0), 0, 0, 0, 0)
+"""Stands for an allocation that has no name yet."""
+
+
+@attrs.define(eq=False)
 class Effects:
     """What one event did to memory.
 
-    taken, freed: allocations. refused: (site, array, nominal bytes) that failed. marks: what was taken and freed, in order, in a
-    form that is soon compared; to be read only. made: what was allocated in one go; None when it was step by step. old: the slot
-    whose memory was freed then. Where these say it, taken and freed are listed when somebody asks, and are empty until then.
+    refused: (site, array, nominal bytes) that failed. marks: what was taken and freed, in order, in a form that is soon compared;
+    to be read only. made: what was allocated in one go; None when it was step by step. old: the slot whose memory was freed then.
+    raw_...: taken and freed; None until somebody asks.
     """
 
-    taken: list[Allocation] = attrs.field(factory=list)
-    freed: list[Allocation] = attrs.field(factory=list)
     refused: list[tuple[str, str, int]] = attrs.field(factory=list)
     marks: list[Marking] = attrs.field(factory=list)
-    made: Batch | None = attrs.field(default=None, eq=False, repr=False)
-    old: Any = attrs.field(default=None, eq=False, repr=False)
+    made: Batch | None = None
+    old: Any = attrs.field(default=None, repr=False)
+    raw_taken: list[Allocation] | None = attrs.field(default=None, alias="taken")
+    raw_freed: list[Allocation] | None = attrs.field(default=None, alias="freed")
 
-    def __getattr__(self, name: str) -> Any:
-        """List what is not listed yet; Python asks for it here when it is not there."""
-        if name not in _LISTED:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value: list[Any] = []
-        if self.made is not None and name == "taken":
-            value = self.made.pieces()
-        elif self.made is not None and name == "freed":
-            value = self.made.parts.freed(self.made, self.old)
-        setattr(self, name, value)
-        return value
+    @property
+    def taken(self) -> list[Allocation]:
+        """What was allocated, in order."""
+        if self.raw_taken is None:
+            self.raw_taken = [] if self.made is None else self.made.pieces()
+        return self.raw_taken
 
+    @taken.setter
+    def taken(self, pieces: list[Allocation]) -> None:
+        self.raw_taken = pieces
 
-_LISTED: Final = frozenset({"taken", "freed", "refused", "marks"})
-_bare_effects: Final = partial(object.__new__, Effects)
+    @property
+    def freed(self) -> list[Allocation]:
+        """What was freed, in order."""
+        if self.raw_freed is None:
+            self.raw_freed = [] if self.made is None else self.made.parts.freed(self.made, self.old)
+        return self.raw_freed
+
+    @freed.setter
+    def freed(self, pieces: list[Allocation]) -> None:
+        self.raw_freed = pieces
 
 
 @attrs.define
@@ -219,10 +229,7 @@ class Allocator:
     def begin(self, event: int, effects: Effects | None = None) -> None:
         """Start a new event: forget the last one's effects. effects: where to put those of this one."""
         self.event = event
-        if effects is None:
-            effects = _bare_effects()
-            effects.made = None
-        self.effects = effects
+        self.effects = Effects() if effects is None else effects
         if len(self.books.waiting) > WAITING_MOST:
             self.books.work_in()
 

@@ -23,6 +23,7 @@ from replay.kvm.allocator import (
     SITE_SLOT,
     SITE_WT_CREATE,
     SLOT,
+    UNNAMED,
     Allocation,
     Batch,
     Parts,
@@ -147,7 +148,7 @@ def _change_flags(request: Request, space: Memslots, old: Memslot) -> Answer | N
     what, freed = _OBJECT, _OBJECT
     if request.flags & KVM_MEM_LOG_DIRTY_PAGES:
         what |= _BITMAP if request.vm.bitmap_mode() else 0
-    elif _has_bitmap(old):
+    elif old.raw_bitmap is not None:
         freed |= _BITMAP
     made = _memory(request, what, freed, old)
     if made is None:
@@ -189,21 +190,16 @@ def _held(slot: Memslot) -> int:
     0 when it has some of a kind and lacks others, which nothing that can not fail leaves behind.
     """
     arch = slot.arch
-    what = _LPAGE_INFO if arch.counts is NO_COUNTERS else _LPAGE_INFO | _TRACKED
+    what = _LPAGE_INFO if arch.raw_write_track is None else _LPAGE_INFO | _TRACKED
     if arch.made is not None:
         if RMAP in arch.made.parts.first:
             what |= _RMAPS
     else:
-        if arch.rmap[0] is not None:
+        if arch.raw_rmap[0] is not None:
             what |= _RMAPS
         if len(arch.arrays()) != _COUNTS[what]:
             return 0
-    return what | _BITMAP if _has_bitmap(slot) else what
-
-
-def _has_bitmap(slot: Memslot) -> bool:
-    """Tell whether a slot has a bitmap, without giving it its name."""
-    return (slot.made is not None and bool(slot.made.parts.kinds & _BITMAP)) or slot.dirty_bitmap is not None
+    return what if slot.raw_bitmap is None else what | _BITMAP
 
 
 _COUNTS: Final = {
@@ -297,7 +293,6 @@ def _pieces(slot_object: Cost, base_gfn: int, npages: int) -> list[tuple[int, st
 
 
 _bare_slot: Final = partial(object.__new__, Memslot)
-_bare_arch: Final = partial(object.__new__, Arch)
 
 
 def _slot(request: Request, made: Batch, born: int, arch: Arch, what: int) -> Memslot:
@@ -307,18 +302,14 @@ def _slot(request: Request, made: Batch, born: int, arch: Arch, what: int) -> Me
     slot.base_gfn, slot.npages = request.base_gfn, request.npages
     slot.flags, slot.userspace_addr = request.flags, request.userspace_addr
     slot.born, slot.arch, slot.made = born, arch, made
-    if not what & _BITMAP:
-        slot.dirty_bitmap = None
+    slot.raw_object, slot.raw_bitmap = UNNAMED, UNNAMED if what & _BITMAP else None
     return slot
 
 
 def _arch(request: Request, made: Batch, what: int) -> Arch:
     """Return what hangs on a new slot; several lanes share what they count from the beginning, as long as they do."""
-    arch = _bare_arch()
-    arch.made = made
     tracked = bool(what & _TRACKED)
-    if not tracked:
-        arch.gfn_write_track = None
+    arch = Arch.of(made, tracked=tracked)
     newborn = request.newborn
     lead = None if newborn is None else newborn[tracked]
     if lead is not None:

@@ -65,7 +65,7 @@ from replay.units import EIO, ENOTTY
 UNSEEN: Final = "delete of a memslot from before the recording"
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Outcome(Effects):
     """What one structural event did in one lane.
 
@@ -111,8 +111,10 @@ class Machine:
         Raises EventError for a VM that was never created.
         """
         outcome = _bare_outcome()
-        outcome.ret, outcome.change, outcome.why, outcome.made = None, "", "", None
-        outcome.log = self.log.new = []
+        outcome.ret, outcome.change, outcome.why = None, "", ""
+        outcome.made = outcome.raw_taken = outcome.raw_freed = None
+        outcome.refused, outcome.marks, outcome.log = [], [], []
+        self.log.new = outcome.log
         self.allocator.begin(number, outcome)
         if type(event) is MemslotSet and event.vm in self.vms:
             _memslot_set(self, event, outcome)

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import attrs
 
-from replay.kvm.allocator import DIRTY_BITMAP, GFN_WRITE_TRACK, LPAGE_INFO, RMAP, SLOT, Allocation, Batch
+from replay.kvm.allocator import DIRTY_BITMAP, GFN_WRITE_TRACK, LPAGE_INFO, RMAP, SLOT, UNNAMED, Allocation, Batch
 from replay.kvm.counters import NO_COUNTERS, Counters
 from replay.kvm.lpage_moves import LpageMoves
 from replay.kvm.uapi import KVM_MEM_LOG_DIRTY_PAGES
@@ -24,35 +24,66 @@ def lpages(base_gfn: int, npages: int, level: int) -> int:
     return ((base_gfn + npages - 1) >> shift) - (base_gfn >> shift) + 1
 
 
+_bare: Final[Any] = object.__new__
+_NONE_YET: Final[list[Allocation | None]] = []
+"""Stands for arrays that have no name yet."""
+
+
 @attrs.define(eq=False)
 class Arch:
     """The arrays that hang on a slot; None is a NULL pointer.
 
     counts: the counters of gfn_write_track that are not zero. lpage_moves: what is in lpage_info beside them; see lpages.py.
-    made: what arrays are named from that are not there yet, when somebody asks; None when all are there.
+    raw_...: arrays that may have no name yet; made: what they are named from, None when all are.
     """
 
-    rmap: list[Allocation | None] = attrs.field(factory=lambda: [None] * KVM_NR_PAGE_SIZES)
-    lpage_info: list[Allocation | None] = attrs.field(factory=lambda: [None] * (KVM_NR_PAGE_SIZES - 1))
-    gfn_write_track: Allocation | None = None
+    raw_rmap: list[Allocation | None] = attrs.field(factory=lambda: [None] * KVM_NR_PAGE_SIZES, alias="rmap")
+    raw_lpage_info: list[Allocation | None] = attrs.field(factory=lambda: [None] * (KVM_NR_PAGE_SIZES - 1), alias="lpage_info")
+    raw_write_track: Allocation | None = attrs.field(default=None, alias="gfn_write_track")
     counts: Counters = NO_COUNTERS
     lpage_moves: LpageMoves = attrs.field(factory=LpageMoves)
     made: Batch | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        """Name arrays; Python asks for them here when they are not there yet."""
-        if name not in _NAMED_OF_ARCH:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        made = self.made
+    @classmethod
+    def of(cls, made: Batch, *, tracked: bool) -> "Arch":
+        """Return what was made of a batch, without anything that is counted: that is the caller's to add."""
+        arch: Arch = _bare(cls)
+        arch.raw_rmap = arch.raw_lpage_info = _NONE_YET
+        arch.raw_write_track = UNNAMED if tracked else None
+        arch.made = made
+        return arch
+
+    @property
+    def rmap(self) -> list[Allocation | None]:
+        """The rmaps by level. Source: struct kvm_arch_memory_slot."""
+        if self.raw_rmap is _NONE_YET:
+            self._name_all()
+        return self.raw_rmap
+
+    @property
+    def lpage_info(self) -> list[Allocation | None]:
+        """The lpage_info of levels 2 and 3. Source: struct kvm_arch_memory_slot."""
+        if self.raw_lpage_info is _NONE_YET:
+            self._name_all()
+        return self.raw_lpage_info
+
+    @property
+    def gfn_write_track(self) -> Allocation | None:
+        """The counters' array. Source: struct kvm_arch_memory_slot."""
+        if self.raw_write_track is UNNAMED and self.made is not None:
+            self.raw_write_track = self.made.piece(GFN_WRITE_TRACK)
+        return self.raw_write_track
+
+    @gfn_write_track.setter
+    def gfn_write_track(self, array: Allocation | None) -> None:
+        self.raw_write_track = array
+
+    def _name_all(self) -> None:
+        self.raw_write_track, made = self.gfn_write_track, self.made
         assert made is not None, "what is not named can be"
-        if name == "gfn_write_track":
-            self.gfn_write_track = made.piece(GFN_WRITE_TRACK)
-            return self.gfn_write_track
-        self.rmap = _named(made, RMAP, KVM_NR_PAGE_SIZES)
-        self.lpage_info = _named(made, LPAGE_INFO, KVM_NR_PAGE_SIZES - 1)
-        self.gfn_write_track = self.gfn_write_track  # named as well, if it is not there
+        self.raw_rmap = _named(made, RMAP, KVM_NR_PAGE_SIZES)
+        self.raw_lpage_info = _named(made, LPAGE_INFO, KVM_NR_PAGE_SIZES - 1)
         self.made = None
-        return self.rmap if name == "rmap" else self.lpage_info
 
     def drop_counters(self) -> None:
         """Forget all counters, as their array is freed."""
@@ -66,9 +97,6 @@ class Arch:
         return [array for array in (*self.rmap, *self.lpage_info, self.gfn_write_track) if array is not None]
 
 
-_NAMED_OF_ARCH: Final = frozenset({"rmap", "lpage_info", "gfn_write_track"})
-
-
 def _named(made: Batch, array: str, count: int) -> list[Allocation | None]:
     """Return the pieces of an array, a NULL pointer for each of them when it was not made."""
     there = array in made.parts.first
@@ -79,7 +107,7 @@ def _named(made: Batch, array: str, count: int) -> list[Allocation | None]:
 class Memslot:
     """A memslot at rest. born: number of the event that created it, which with as_id and id names it for ever.
 
-    made: what object and dirty_bitmap are named from when somebody asks; None when they are there.
+    raw_...: object and dirty_bitmap, which may have no name yet; made: what they are named from, None when they had one at once.
     """
 
     as_id: int
@@ -89,19 +117,28 @@ class Memslot:
     flags: int
     userspace_addr: int
     born: int
-    object: Allocation
+    raw_object: Allocation = attrs.field(alias="object")
     arch: Arch = attrs.field(factory=Arch)
-    dirty_bitmap: Allocation | None = None
+    raw_bitmap: Allocation | None = attrs.field(default=None, alias="dirty_bitmap")
     made: Batch | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        """Name object or dirty_bitmap; Python asks for them here when they are not there yet."""
-        if name not in _NAMED_OF_SLOT:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        assert self.made is not None, "what has no name yet can get one"
-        piece = self.made.piece(_NAMED_OF_SLOT[name])
-        setattr(self, name, piece)
-        return piece
+    @property
+    def object(self) -> Allocation:
+        """The slot object itself. Source: struct kvm_memory_slot."""
+        if self.raw_object is UNNAMED and self.made is not None:
+            self.raw_object = self.made.piece(SLOT)
+        return self.raw_object
+
+    @property
+    def dirty_bitmap(self) -> Allocation | None:
+        """Both halves of the dirty bitmap. Source: struct kvm_memory_slot."""
+        if self.raw_bitmap is UNNAMED and self.made is not None:
+            self.raw_bitmap = self.made.piece(DIRTY_BITMAP)
+        return self.raw_bitmap
+
+    @dirty_bitmap.setter
+    def dirty_bitmap(self, array: Allocation | None) -> None:
+        self.raw_bitmap = array
 
     @property
     def key(self) -> tuple[int, int]:
@@ -117,6 +154,3 @@ class Memslot:
     def logs_dirty(self) -> bool:
         """Whether dirty logging is on."""
         return bool(self.flags & KVM_MEM_LOG_DIRTY_PAGES)
-
-
-_NAMED_OF_SLOT: Final = {"object": SLOT, "dirty_bitmap": DIRTY_BITMAP}

@@ -167,16 +167,6 @@ class TestLate:
         assert [len(outcome.freed) for outcome in outcomes] == [0, 0, 0, 1, 9]
         assert [tally.live for tally in made.allocator.tallies.values()] == [0] * 5
 
-    def test_no_such_field(self) -> None:
-        """What no slot and no outcome has is no attribute of them."""
-        made = Machine(policy_by_name("eager-5.16"), Profile(release=Release(6, 1, 100)))
-        outcome = [made.step(event, number) for number, event in enumerate((VmCreate(vm=0, ret=0), call(0)))][1]
-        slot = made.vms[0].spaces[0].by_id(0)
-        assert slot is not None
-        for thing in (outcome, slot, slot.arch):
-            with pytest.raises(AttributeError, match="has no attribute 'rmpa'"):
-                _ = thing.rmpa
-
     def test_requests_keep_no_vm(self) -> None:
         """A request that is kept for the next call that says the same holds no VM; who asks for many of them keeps few."""
         made = Machine(policy_by_name("eager-5.16"), Profile(release=Release(6, 1, 100)))

@@ -89,10 +89,10 @@ WRITTEN_OR_DERIVED: dict[type[Any], tuple[set[str], dict[str, str]]] = {
     ),
     IdHash: ({"_buckets"}, {}),
     Memslot: (
-        {*plain.SLOT_PLAIN, "object", "arch", "dirty_bitmap"},
-        {"as_id": "its place", "made": "what object and dirty_bitmap are"},
+        {*plain.SLOT_PLAIN, "raw_object", "arch", "raw_bitmap"},
+        {"as_id": "its place", "made": "what object and bitmap are"},
     ),
-    Arch: ({"rmap", "lpage_info", "gfn_write_track", "counts", "lpage_moves"}, {"made": "of rmap and lpage_info"}),
+    Arch: ({"raw_rmap", "raw_lpage_info", "raw_write_track", "counts", "lpage_moves"}, {"made": "of rmap and lpage_info"}),
     LpageMoves: (
         {"chunks"},
         {
