@@ -38,6 +38,8 @@ class Entry:
         """The finding as it is now."""
         fields: dict[str, Any] = {"event": self.event, "behind_horizon": self.behind_horizon, **self._fields}
         fields["divergence"] = self.divergence
+        if callable(fields.get("sides")):
+            fields["sides"] = fields["sides"]()
         return Finding(**fields) if self._base is None else attrs.evolve(self._base, **fields)
 
 

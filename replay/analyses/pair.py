@@ -48,7 +48,8 @@ class Pair:
         """Take one structural event; index is the other lane's place among the outcomes, the reference lane's is 0."""
         a, b = step.outcomes[0], step.outcomes[index]
         states = self.states
-        if a is not None and b is not None and not states.parted and a.ret == b.ret and a.log == b.log:  # arrays alone can differ
+        whole = not states.parted or states.parted_at(getattr(step.event, "vm", None)) is None
+        if whole and a is not None and b is not None and a.ret == b.ret and a.log == b.log:  # arrays alone can differ
             if type(step.event) is MemslotSet:
                 if a.marks != b.marks:
                     self.arrays.step(where(self._header, step.event, step.number), a, b)

@@ -3,7 +3,7 @@
 Two lanes that differ in more than the policy are explained by that, and by no row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from replay.analyses.array_findings import Surroundings
@@ -18,6 +18,9 @@ from replay.events import MemslotSet
 from replay.header import Header
 from replay.kvm.memslot import Memslot
 from replay.kvm.memslots import Memslots
+
+Sides = tuple[Side, ...] | Callable[[], tuple[Side, ...]]
+"""What the two lanes did, or what words it when somebody reads it."""
 
 
 class Ground:
@@ -111,7 +114,7 @@ class Ground:
         found = (space.by_gfn(gfn) for space in self._spaces(vm, as_id))
         return next((slot for slot in found if slot is not None), None)
 
-    def add(self, at: Where, row: str, divergence: str, sides: tuple[Side, ...], cause: tuple[Where, str], **more: Any) -> Entry:
+    def add(self, at: Where, row: str, divergence: str, sides: Sides, cause: tuple[Where, str], **more: Any) -> Entry:
         """Report a finding and compare the VM's state from here on. cause: root-cause event, and why the lanes part there."""
         row, rule = self.row_rule(row)
         fields: dict[str, Any] = {
@@ -131,7 +134,7 @@ class Ground:
             self.rows.setdefault(at.vm, row)
         return entry
 
-    def state_finding(self, at: Where, sides: tuple[Side, ...], row: str, cause: tuple[Where, str], **more: Any) -> Entry:
+    def state_finding(self, at: Where, sides: Sides, row: str, cause: tuple[Where, str], **more: Any) -> Entry:
         """Report that a VM's state parts here: what differs from now on belongs to this finding."""
         divergence = more.pop("divergence", STATE_DIFFERS)
         seen = more.pop("visible", "in the kernel log")

@@ -12,7 +12,7 @@ from replay.engine.lockstep import RunStep
 from replay.events.base import Source
 from replay.kvm.kernel_log import BUG, NO_ARRAY, reasons_of
 from replay.kvm.machine import Outcome
-from replay.kvm.run_columns import Group, answer, differing, groups
+from replay.kvm.run_columns import Group, answer, apart
 from replay.kvm.run_outcome import RunOutcome
 from replay.runs import HOT_CLASSES, QUERY, REMOVE, UNACCOUNT, Run
 from replay.units import counted, ret_text
@@ -28,13 +28,11 @@ class RunDifference:
     """
 
     def __init__(self, run: Run, a: RunOutcome, b: RunOutcome) -> None:
-        rows, warned, answered = len(run), list[Group](), list[Group]()
+        rows = len(run)
+        self.outcome, self.warned, self.answered = b, list[Group](), list[Group]()
         if a is not b:
-            columns = a.warned(rows), b.warned(rows)
-            warned = groups(differing(*columns), [run.vm, *columns])
-            columns = a.answered(rows), b.answered(rows)
-            answered = groups(differing(*columns), [run.vm, run.kind, *columns])
-        self.outcome, self.warned, self.answered = b, warned, answered
+            self.warned = apart([run.vm], a.warned(rows), b.warned(rows), rows)
+            self.answered = apart([run.vm, run.kind], a.answered(rows), b.answered(rows), rows)
 
 
 class RunFindings:
@@ -76,7 +74,11 @@ class RunFindings:
         row = self._ground.parted_row(at.vm)
         if BUG in said and not row:
             row = "D12" if step.run.kind[first] in {REMOVE, UNACCOUNT} else "D11"
-        sides = tuple(Side(lane=lane, did=_times(text, count)) for lane, text in zip(self._ground.names, said, strict=True))
+        names = self._ground.names
+
+        def sides() -> tuple[Side, ...]:
+            return tuple(Side(lane=lane, did=_times(text, count)) for lane, text in zip(names, said, strict=True))
+
         divergence = INVARIANT_BROKEN if NO_ARRAY in said else STATE_DIFFERS
         gfn = step.run.gfn[first]
         cause = self._disabled_cause(at, (step.run.as_id[first], gfn), BUG in said[:1])
@@ -97,10 +99,13 @@ class RunFindings:
     def _ret(self, step: RunStep, kind: int, rets: list[int], first: int, count: int) -> None:
         """Make a finding of answers that differ in some rows of a kind. rets: in each lane; first, count: of the rows."""
         at = self._row_place(step, first)
-        sides = tuple(
-            Side(lane=lane, ret=ret, did=_times(_answer(kind, ret), count))
-            for lane, ret in zip(self._ground.names, rets, strict=True)
-        )
+        names = self._ground.names
+
+        def sides() -> tuple[Side, ...]:
+            return tuple(
+                Side(lane=lane, ret=ret, did=_times(_answer(kind, ret), count)) for lane, ret in zip(names, rets, strict=True)
+            )
+
         parted = self._ground.states.parted_at(at.vm)
         cause = (at, "the lanes answer differently") if parted is None else (parted[0], "the VM's state parted there")
         divergence = STATE_DIFFERS if kind >= QUERY else RESULT_DIFFERS
@@ -112,9 +117,10 @@ class RunFindings:
 
     def _row_place(self, step: RunStep, row: int) -> Where:
         run = step.run
-        task, file, line = run.task[row], run.file[row], run.line[row]
-        source = None if file is None or line is None else Source(file, line)
-        place = place_of(self._ground.header, source)
+        file = run.file[row]
+        line = None if file is None else run.line[row]
+        place = "" if file is None or line is None else place_of(self._ground.header, Source(file, line))
+        task = run.task[row]
         return Where(
             step.first + row, HOT_CLASSES[run.kind[row]].KIND, place, run.vm[row], None if task is None else run.tasks[task]
         )

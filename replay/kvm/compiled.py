@@ -21,7 +21,7 @@ from replay.kvm.memslot import Arch
 from replay.kvm.memslots import Memslots
 from replay.kvm.near import reads_both_spaces, tracks
 from replay.kvm.page_track import kvm_page_track_write_tracking_enabled
-from replay.kvm.run_columns import put
+from replay.kvm.run_columns import put, use_loop
 from replay.kvm.run_outcome import RunOutcome
 from replay.kvm.vm import Vm
 from replay.native import loop
@@ -32,6 +32,7 @@ LOOP: Final[list[Any]] = [loop.LOOP]
 """The compiled loop, or None."""
 if LOOP[0] is not None:
     tally_long_by(LOOP[0].tally, LOOP[0].by_vm)
+    use_loop(LOOP[0].apart)
 VMS_MOST: Final = 254
 """VMs of lower numbers are told apart in a byte."""
 _PASSED_OVER: Final = 254

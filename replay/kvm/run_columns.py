@@ -5,15 +5,16 @@ and 1 for a guest write to a tracked gfn. None stands for a column of zeros. Who
 (`use_arrays()`); both give the same. Source: the functions that fold.py and bulk.py model, for what is said.
 """
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import compress
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
 from replay.kvm.kernel_log import BITS, LPAGE, reasons_of
-from replay.runs import GUEST_WRITE
+from replay.runs import GUEST_WRITE, Constant
 
 Column = Any
 """bytes, a bytearray or an array of bytes; None for zeros only."""
@@ -49,6 +50,37 @@ _WAYS: Final[list[Ways]] = []
 def use_arrays(ways: Ways) -> None:
     """Have long columns looked at by numpy from now on. Source: none."""
     _WAYS[:] = [ways]
+
+
+_Apart = Callable[[tuple[Any, ...], int], list[Group] | None]
+_APART: Final[list[_Apart]] = []
+
+
+def use_loop(apart_by: _Apart) -> None:
+    """Have rows that differ grouped by the compiled loop's module from now on. Source: none."""
+    _APART[:] = [apart_by]
+
+
+def apart(columns: Sequence[Sequence[int]], a: Column, b: Column, length: int) -> list[Group]:
+    """Group the rows in which two columns of bytes differ by what columns, and these two, say; by first row.
+
+    columns: one or two, as in `groups()`. Source: none.
+    """
+    if a is None and b is None:
+        return []
+    if _APART:
+        raw = tuple([_buffer(column) for column in columns])
+        found = _APART[-1]((*raw, 0 if a is None else a, 0 if b is None else b), length)
+        if found is not None:
+            return found
+    return groups(differing(a, b), [*columns, a, b])
+
+
+def _buffer(column: Sequence[int]) -> Any:
+    """Return a column as the compiled loop takes it: a number, or what has the bytes of unsigned integers."""
+    if isinstance(column, Constant):
+        return column.number
+    return array("Q", column) if isinstance(column, list) else column
 
 
 def warned_column(log: Iterable[tuple[int, str]], length: int) -> Column:

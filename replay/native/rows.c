@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ROWS_API 3 /* what compiled.py expects; to be raised with any change of arguments or results */
+#define ROWS_API 4 /* what compiled.py expects; to be raised with any change of arguments or results */
 
 enum { ADD = 64, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT };
 enum { LIVE, UNUSUAL }; /* state of a memslot's place */
@@ -839,7 +839,111 @@ static PyObject *by_vm(PyObject *self, PyObject *args)
 	return found;
 }
 
+enum { APART_COLUMNS = 4, APART_GROUPS = 64 };
+
+static uint64_t at(const struct column *column, Py_ssize_t row)
+{
+	if (column->constant)
+		return column->number;
+	switch (column->number) {
+	case 1:
+		return ((const uint8_t *)column->view.buf)[row];
+	case 2:
+		return ((const uint16_t *)column->view.buf)[row];
+	case 4:
+		return ((const uint32_t *)column->view.buf)[row];
+	default:
+		return ((const uint64_t *)column->view.buf)[row];
+	}
+}
+
+struct group {
+	uint64_t key[APART_COLUMNS];
+	Py_ssize_t first, count;
+};
+
+/* Group the rows in which the last two of n columns, of bytes, differ; return how many groups there are, -1 for too many. */
+static Py_ssize_t group_apart(const struct column *columns, Py_ssize_t n, Py_ssize_t rows, struct group *groups)
+{
+	const struct column *one = columns + n - 2, *other = columns + n - 1;
+	const uint8_t bytes[2] = {(uint8_t)one->number, (uint8_t)other->number};
+	const uint8_t *a = one->constant ? bytes : one->view.buf, *b = other->constant ? bytes + 1 : other->view.buf;
+	Py_ssize_t ngroups = 0, g = 0;
+
+	for (Py_ssize_t row = 0; row < rows; row++) {
+		if (a[one->constant ? 0 : row] == b[other->constant ? 0 : row])
+			continue;
+		uint64_t key[APART_COLUMNS] = {0};
+		for (Py_ssize_t c = 0; c < n; c++)
+			key[c] = at(columns + c, row);
+		if (!ngroups || memcmp(groups[g].key, key, sizeof(key)))
+			for (g = 0; g < ngroups && memcmp(groups[g].key, key, sizeof(key)); g++)
+				;
+		if (g == ngroups) {
+			if (ngroups++ == APART_GROUPS)
+				return -1;
+			memcpy(groups[g].key, key, sizeof(key));
+			groups[g].first = row;
+			groups[g].count = 0;
+		}
+		groups[g].count++;
+	}
+	return ngroups;
+}
+
+static PyObject *listed(const struct group *groups, Py_ssize_t ngroups, Py_ssize_t n)
+{
+	PyObject *found = PyList_New(ngroups);
+	for (Py_ssize_t g = 0; found && g < ngroups; g++) {
+		PyObject *key = PyTuple_New(n), *group = NULL;
+		for (Py_ssize_t c = 0; key && c < n; c++) {
+			PyObject *number = PyLong_FromUnsignedLongLong(groups[g].key[c]);
+			if (!number)
+				Py_CLEAR(key);
+			else
+				PyTuple_SET_ITEM(key, c, number);
+		}
+		if (key)
+			group = Py_BuildValue("Nnn", key, groups[g].first, groups[g].count);
+		if (group)
+			PyList_SET_ITEM(found, g, group);
+		else
+			Py_CLEAR(found);
+	}
+	return found;
+}
+
+/* Return ((what columns say, ...), first row, how many rows) of rows in which the last two differ; None for too many groups. */
+static PyObject *apart(PyObject *self, PyObject *args)
+{
+	struct column columns[APART_COLUMNS];
+	struct group groups[APART_GROUPS];
+	PyObject *from, *found = NULL;
+	Py_ssize_t rows, n, opened = 0;
+
+	memset(columns, 0, sizeof(columns));
+	if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &from, &rows))
+		return NULL;
+	n = PyTuple_GET_SIZE(from);
+	if (n < 2 || n > APART_COLUMNS || rows < 1) {
+		PyErr_SetString(PyExc_ValueError, "two to four columns of some rows");
+		return NULL;
+	}
+	while (opened < n && !open_column(columns + opened, PyTuple_GET_ITEM(from, opened), rows))
+		opened++;
+	if (opened == n && (columns[n - 2].constant | (columns[n - 2].number == 1)) && (columns[n - 1].constant | (columns[n - 1].number == 1))) {
+		Py_ssize_t ngroups = group_apart(columns, n, rows, groups);
+		found = ngroups < 0 ? Py_NewRef(Py_None) : listed(groups, ngroups, n);
+	} else if (opened == n) {
+		PyErr_SetString(PyExc_ValueError, "the last two columns are of bytes");
+	}
+	for (Py_ssize_t c = 0; c < n; c++)
+		PyBuffer_Release(&columns[c].view);
+	return found;
+}
+
 static PyMethodDef methods[] = {
+	{"apart", apart, METH_VARARGS, "Group rows in which two columns of bytes differ; see replay/kvm/run_columns.py."},
 	{"tally", tally, METH_O, "Count the numbers of a column of bytes."},
 	{"by_vm", by_vm, METH_VARARGS, "Count kinds by VM, two columns of bytes."},
 	{"fold", fold, METH_VARARGS, "Fold rows until one is left to Python; see replay/kvm/compiled.py."},

@@ -1,16 +1,19 @@
 """Promises of the columns that say what a run did: they say what lists say, and numpy finds in them what Python finds."""
 
 import random
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from compiled_loop import loop
 
 from replay.kvm import bulk_columns, run_columns
 from replay.kvm.kernel_log import BITS, GONE, LPAGE, NO_SLOT, REASONS, UNDERFLOW
 from replay.kvm.run_columns import (
     Column,
     answered_column,
+    apart,
     differing,
     groups,
     log_of,
@@ -103,3 +106,40 @@ class TestArrays:
         assert found[0] == found[1]
         assert len(found[0][0][1]) > 40
         assert a != b
+
+
+class TestLoop:
+    """The compiled loop's way to group rows that differ, against Python's."""
+
+    @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.01, 0.3), (0.0, 0.2), (0.2, 0.0), (0.0, 0.0)])
+    def test_the_same(self, shares: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Groups are those of Python's way for columns of any width, also where there are too many for the loop."""
+        rng = random.Random(str(shares))
+        a, b = (column_of(rng, share) for share in shares)
+        vms: list[Any] = [Constant(70_000, ROWS), [rng.randrange(3) for _ in range(ROWS)], [*range(ROWS)]]
+        vms += [memoryview(array(item, [rng.randrange(200) for _ in range(ROWS)])) for item in "BHIQ"]
+        kinds = memoryview(bytes(rng.choice((64, 67)) for _ in range(ROWS)))
+        found: list[Any] = []
+        for ways in ([], [loop().apart]):
+            monkeypatch.setattr(run_columns, "_APART", ways)
+            found.append([apart(columns, a, b, ROWS) for vm in vms for columns in ([vm], [vm, kinds])])
+        assert found[0] == found[1]
+        assert max(map(len, found[0])) > 64 or not any(shares)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            (bytes(4),),
+            (bytes(4), bytes(4), bytes(4), bytes(4), bytes(4)),
+            (bytes(4), bytes(4), bytes(5)),
+            (bytes(4), bytes(8), bytes(4)),
+            (bytes(4), bytes(4), None),
+            (-1, bytes(4), bytes(4)),
+        ],
+    )
+    def test_wrong_columns(self, wrong: tuple[Any, ...]) -> None:
+        """Columns that do not fit are refused before any row is read."""
+        with pytest.raises((ValueError, TypeError, OverflowError)):
+            loop().apart(wrong, 4)
+        with pytest.raises((ValueError, TypeError)):
+            loop().apart((bytes(4), bytes(4)), 0)
