@@ -78,9 +78,8 @@ class ArrayTracker:
         if self._parted or self._odd or (not deed.frees and key in self._open):
             return False
         self._failing = False
-        outcome = other if deed.in_other else reference
-        one = (outcome.freed if deed.kept else outcome.taken)[deed.place]
-        self._take(key, deed, number, event, (event.guest_phys_addr >> PAGE_SHIFT, npages) if npages else _NOWHERE, one.site)
+        site = "" if key in self._open else _first_site(deed, other if deed.in_other else reference)
+        self._take(key, deed, number, event, (event.guest_phys_addr >> PAGE_SHIFT, npages) if npages else _NOWHERE, site)
         return True
 
     def _take(self, key: Key, deed: Deed, number: int, at: Where | Event, place: Place, site: str) -> None:
@@ -240,6 +239,13 @@ class ArrayTracker:
         """Return where the memslot of a key is now."""
         slot = self._pair.find_slot(*key[:3])
         return _NOWHERE if slot is None else (slot.base_gfn, slot.npages)
+
+
+def _first_site(deed: Deed, outcome: Outcome) -> str:
+    """Return who made the first array of a deed; outcome: of its lane. Nothing is named for it where all was made in one go."""
+    if outcome.made is not None and outcome.raw_taken is None and not deed.kept:
+        return outcome.made.parts.parts[deed.place][0]
+    return (outcome.freed if deed.kept else outcome.taken)[deed.place].site
 
 
 def _out_of_memory(outcome: Outcome | None) -> bool:
