@@ -18,7 +18,9 @@ from replay.analyses.check import check
 from replay.analyses.compare import compare
 from replay.engine.lanes import make_lanes
 from replay.errors import KvmReplayError
-from replay.kvm import at_once, fold, idhash, memory_region, near, requests, vmalloc
+from replay.kvm import at_once, fold, idhash, machine, memory_region, near, requests, set_memslot, vmalloc
+from replay.kvm.memslot import Memslot
+from replay.kvm.vm import Vm
 from replay.recording import open_recording
 from replay.stream import MemoryStream
 
@@ -124,6 +126,7 @@ def flipped(flip: Flip) -> Iterator[None]:
     hand.put(fold, "BULK_ROWS_LEAST", 1 << 40)  # one rule for runs, whatever other tests made of numpy
     hand.put(near.Near, "__missing__", _all_unusual)  # and no short cuts in it
     hand.put(at_once, "set_at_once", lambda _request: None)  # nor where nothing can fail
+    hand.put(machine, "free_memslot", _free_step_by_step)
     try:
         flip.change(hand)
         _forget()
@@ -137,6 +140,11 @@ def _all_unusual(of: near.Near, key: int) -> near.Known:
     """Know nothing of an address space: the functions that model the kernel's take each row."""
     vm = of._machine.vms.get(key >> 8)
     return ([], [None if vm is None else near.unusual(vm)])
+
+
+def _free_step_by_step(vm: Vm, slot: Memslot) -> None:
+    """Free a slot as it is freed under the flip."""
+    set_memslot.kvm_free_memslot(vm, slot)
 
 
 def _forget() -> None:
