@@ -225,7 +225,9 @@ def sure_codes(shape: Shape, form: int, data: memoryview, at: int, rows: int, of
         numbers = numbers.cast(TYPECODES[form])  # type: ignore[call-overload]  # one of four known letters
     first, last = numbers[0], numbers[-1]
     if first == last and numbers[rows >> 1] == first:
-        return None
+        raw = numbers.tobytes()
+        if raw == raw[:form] * rows:
+            return None
     if form == 1:
         return None if shape.allowed and numbers.tobytes().translate(None, shape.allowed) else (numbers, end)
     if (first | last) >> 4 * form or any(data[start : min(end, start + form * _PREFIX_ROWS)].tobytes()[form // 2 :: form]):

@@ -7,6 +7,7 @@ EventError: bytes are not what the writer wrote; what was yielded before is a tr
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from replay.errors import DamagedError, HeaderError, KvmReplayError, RecordingError
 from replay.header import Header, Trailer
@@ -35,6 +36,9 @@ from replay.runs import Item
 from replay.units import counted
 
 Raw = bytes | memoryview
+
+_LARGE_BYTES: Final = 1 << 14
+"""Smaller payloads are not worth the care for memory that is used again."""
 
 
 class KvmrReader(Opened):
@@ -139,16 +143,22 @@ class KvmrReader(Opened):
         try:
             block = parse_block_header(head, self._previous, self._events)
             known = check_kind(block)
-            room = self._room.take(block.payload_bytes)
-            if self._input.read_into(room) < block.payload_bytes:
+            payload = self._payload(block.payload_bytes)
+            if len(payload) < block.payload_bytes:
                 return None
-            payload = room.toreadonly()
             check_payload(block, payload)
             raw = decode_payload(block, payload, may_compress=self._may_compress and block.kind == EVENTS) if known else b""
         except RecordingError as error:
             raise self._damaged(error) from None
         self._previous = block.checksum
         return block, raw
+
+    def _payload(self, size: int) -> Raw:
+        """Return the payload of a block, less of it where the file stops."""
+        if size < _LARGE_BYTES:
+            return self._input.read(size)
+        room = self._room.take(size)
+        return room[: self._input.read_into(room)].toreadonly()
 
     def _next_block(self) -> Sequence[Item]:
         """Return the items of the next block; none of one without events, and at the end, where the trailer is known."""

@@ -308,7 +308,7 @@ class TestRoom:
     @pytest.mark.parametrize("stream", [_Dribble, _OnlyRead, io.BytesIO, lambda data: io.BufferedReader(_Dribble(data), 5)])
     def test_any_stream(self, stream: Callable[[bytes], Any]) -> None:
         """A stream that gives bytes in pieces, or that knows only how to read, is read as any other."""
-        events = [add(vm=0, gfn=gfn) for gfn in range(500)]
+        events = [add(vm=0, gfn=gfn) for gfn in range(10000)]
         data = kvmr_of_items([run_of(events)])
         source = Input(stream(data))
         assert source.peek(9) == data[:9]
@@ -324,6 +324,6 @@ class TestRoom:
 
     def test_trouble(self) -> None:
         """What the system can not read is said with its place."""
-        data = kvmr_of_items([run_of([add(vm=0, gfn=gfn) for gfn in range(500)])])
-        with pytest.raises(UnreadableError, match="byte 48: input/output error"):
+        data = kvmr_of_items([run_of([add(vm=0, gfn=gfn) for gfn in range(10000)])])
+        with pytest.raises(UnreadableError, match="byte 163: input/output error"):
             list(KvmrReader(_Broken(data)).items())
