@@ -147,9 +147,11 @@ class Run:
         of = self.kinds().get
         up, down = of(ACCOUNT, 0), of(UNACCOUNT, 0)
         if (up or down) and not (isinstance(self.level, Constant) and self.level.number > 1):
-            both = _wide(self.kind, _SHADOW) & _wide(self.level, _DEEP)
-            shadow = both.to_bytes(len(self), "little")
-            up, down = shadow.count(ACCOUNT), shadow.count(UNACCOUNT)
+            deep = _bytes(self.level).translate(_DEEP)
+            if 0 in deep:
+                both = int.from_bytes(_bytes(self.kind).translate(_SHADOW), "little") & int.from_bytes(deep, "little")
+                shadow = both.to_bytes(len(self), "little")
+                up, down = shadow.count(ACCOUNT), shadow.count(UNACCOUNT)
         return of(ADD, 0) + up, of(REMOVE, 0) + down
 
     def recorded(self) -> tuple[int, dict[int, int]]:
@@ -192,11 +194,6 @@ def _bytes(column: Sequence[int]) -> bytes:
 
 _DEEP: Final = bytes(255 if level > 1 else 0 for level in range(256))
 _SHADOW: Final = bytes(kind if kind in (ACCOUNT, UNACCOUNT) else 0 for kind in range(256))
-
-
-def _wide(column: Sequence[int], table: bytes) -> int:
-    """Return a column of numbers below 256, each looked up in a table, as one number with a byte a row."""
-    return int.from_bytes(_bytes(column).translate(table), "little")
 
 
 def _tally(column: Sequence[int]) -> dict[int, int]:
