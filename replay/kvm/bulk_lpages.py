@@ -220,5 +220,5 @@ def _first_below(rows: Rows, layout: Layout, table: Table, place: int, slot: Mem
 def _now(slot: Memslot, shift: int, region: int, table: Table) -> int:
     """Return the disallow_lpage of a region."""
     low, high = max(region << shift, slot.base_gfn), min(region + 1 << shift, slot.end_gfn) - 1
-    counted = sum_between(table, slot.arch.counts.bias, low, high) if slot.arch.gfn_write_track is not None else 0
+    counted = sum_between(table, slot.arch.counts.bias, low, high) if slot.arch.raw_write_track is not None else 0
     return first_disallow(slot, shift, region) + counted + moved_in(slot.arch.lpage_moves, shift, region)

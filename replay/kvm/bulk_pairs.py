@@ -68,7 +68,7 @@ def most_of_slot(machine: Machine, rows: Rows) -> int | None:
     vm, space = rows.spaces[0]
     low, high = int(rows.gfn.min()), rows.high
     slot = space.by_gfn(low)
-    if slot is None or high >= slot.end_gfn or slot.arch.gfn_write_track is None:
+    if slot is None or high >= slot.end_gfn or slot.arch.raw_write_track is None:
         return None
     leaves = (high >> LEAF_SHIFT) - (low >> LEAF_SHIFT) + 1
     if leaves * _PAGES_A_LEAF > len(rows.run) or not kvm_page_track_write_tracking_enabled(vm):

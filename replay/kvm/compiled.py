@@ -98,9 +98,11 @@ def packed(vm: Vm, space: Memslots) -> Packed:
     slots = space.by_base()
     for slot in slots:
         arch = slot.arch
-        bias = arch.counts.bias if arch.gfn_write_track is not None else 0
-        if arch.gfn_write_track is not None:
-            counters.append((arch.counts, bias))
+        bias = 0
+        if arch.raw_write_track is not None:
+            counts = arch.counts
+            bias = counts.bias
+            counters.append((counts, bias))
             fine = not arch.lpage_moves.fallen or vm.lpage_warned
         else:
             fine = off and not may_warn(vm, slot)
@@ -116,7 +118,7 @@ def packed(vm: Vm, space: Memslots) -> Packed:
 def _own(space: Memslots, table: Table) -> None:
     """Get counters of a lane's own, where no lane writes for all that share them."""
     for slot in space.by_base():
-        if slot.arch.gfn_write_track is not None:
+        if slot.arch.raw_write_track is not None:
             slot.arch.counts.own()
         own_moves(slot.arch, table)
 

@@ -66,7 +66,7 @@ def _layout_of(space: Memslots, table: Table, old: SpaceLayout | None) -> SpaceL
     counters, slots = [], space.by_base()
     for slot in slots:
         counts = slot.arch.counts
-        there = slot.arch.gfn_write_track is not None
+        there = slot.arch.raw_write_track is not None
         edges += (slot.base_gfn, slot.end_gfn)
         bias += (counts.bias if there else _NOWHERE, _NOWHERE)
         state += (LIVE if there else NO_COUNTERS, GAP)

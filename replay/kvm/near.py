@@ -122,7 +122,7 @@ class Near(dict[int, Known]):
             return None
         vm = machine.vm(number)
         slot = vm.spaces[min(as_id, vm.nas - 1)].by_gfn(gfn)
-        if slot is None or slot.arch.gfn_write_track is None or may_warn(vm, slot):
+        if slot is None or slot.arch.raw_write_track is None or may_warn(vm, slot):
             return unusual(vm)
         if slot.arch.counts.own():
             self.clear()  # biases that are known may be those of before
@@ -136,7 +136,7 @@ class Near(dict[int, Known]):
 def _looked_up(vm: Vm, as_id: int, space: Memslots, rows: int) -> NearSpace:
     """Return what is to be known of an address space: all of it where slots are few and all count, else nothing yet."""
     slots = space.by_base()
-    if len(slots) * _ROWS_A_SLOT > rows or any(slot.arch.gfn_write_track is None or may_warn(vm, slot) for slot in slots):
+    if len(slots) * _ROWS_A_SLOT > rows or any(slot.arch.raw_write_track is None or may_warn(vm, slot) for slot in slots):
         return NearSpace(space.generation, vm.allocator.counters.epoch)
     may_track, reads, gap = tracks(vm, as_id), _reads(vm), unusual(vm)
     edges, counters = list[int](), list[tuple[Counters, int]]()

@@ -28,12 +28,12 @@ def kvm_page_track_write_tracking_enabled(vm: Vm) -> bool:
 
 def write_tracking_alloc(vm: Vm, slot: Memslot, site: str) -> bool:
     """Allocate a slot's array unless it is there; False is -ENOMEM. Source: kvm_page_track_write_tracking_alloc()."""
-    if slot.arch.gfn_write_track is None:
+    if slot.arch.raw_write_track is None:
         slot.arch.gfn_write_track = vm.allocator.vcalloc(site, GFN_WRITE_TRACK, 2 * slot.npages, vm.number, slot.key)
-        if slot.arch.gfn_write_track is not None:
+        if slot.arch.raw_write_track is not None:
             slot.arch.counts = Counters(vm.allocator.counters, slot.base_gfn, slot.npages)
             vm.spaces[slot.as_id].forget_layout()
-    return slot.arch.gfn_write_track is not None
+    return slot.arch.raw_write_track is not None
 
 
 def kvm_page_track_create_memslot(vm: Vm, slot: Memslot) -> bool:
@@ -71,11 +71,11 @@ def kvm_write_track_gfn(vm: Vm, slot: Memslot, gfn: int, delta: int) -> None:
         return
     if vm.policy.at_first_add and delta == 1:
         write_tracking_alloc(vm, slot, SITE_WT_ADD)
-    if slot.arch.gfn_write_track is None and vm.policy.at_first_add:
+    if slot.arch.raw_write_track is None and vm.policy.at_first_add:
         vm.log.add(UNDERFLOW)
         update_gfn_disallow_lpage_count(vm, slot, gfn, delta, counted=False)
         return
-    if slot.arch.gfn_write_track is None:
+    if slot.arch.raw_write_track is None:
         # No kernel tests for NULL here: this would be a NULL dereference (hazard H1 of on-demand; address space 1 of v1).
         vm.log.add(NO_ARRAY)
         return
