@@ -790,6 +790,38 @@ static PyObject *counted(const int64_t *counts, int first, int end)
 	return found;
 }
 
+static int64_t equal_to(const uint8_t *from, Py_ssize_t n, uint8_t number)
+{
+	int64_t count = 0;
+	for (Py_ssize_t first = 0; first < n; first += 255) { /* so many fit a byte, which is what is added up fastest */
+		uint8_t found = 0;
+		Py_ssize_t end = n - first < 255 ? n : first + 255;
+		for (Py_ssize_t i = first; i < end; i++)
+			found += from[i] == number;
+		count += found;
+	}
+	return count;
+}
+
+/* Count a column of one or two numbers, of which the runs of shadow paging are; 0 where there are more. */
+static int count_two(const uint8_t *from, Py_ssize_t n, int64_t *counts)
+{
+	Py_ssize_t at = 0;
+	if (!n)
+		return 1;
+	int64_t one = equal_to(from, n, from[0]), two = 0;
+	while (at < n && from[at] == from[0])
+		at++;
+	if (at < n)
+		two = equal_to(from, n, from[at]);
+	if (one + two < n)
+		return 0;
+	counts[from[0]] = one;
+	if (at < n)
+		counts[from[at]] = two;
+	return 1;
+}
+
 /* Return how many rows hold each number of a column of bytes, in order. */
 static PyObject *tally(PyObject *self, PyObject *column)
 {
@@ -799,8 +831,9 @@ static PyObject *tally(PyObject *self, PyObject *column)
 	if (PyObject_GetBuffer(column, &view, PyBUF_SIMPLE))
 		return NULL;
 	const uint8_t *from = view.buf;
-	for (Py_ssize_t i = 0; i < view.len; i++)
-		counts[i & 1][from[i]]++;
+	if (!count_two(from, view.len, counts[0]))
+		for (Py_ssize_t i = 0; i < view.len; i++)
+			counts[i & 1][from[i]]++;
 	PyBuffer_Release(&view);
 	for (int number = 0; number < 256; number++)
 		counts[0][number] += counts[1][number];
