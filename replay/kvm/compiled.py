@@ -250,7 +250,7 @@ class _Fold:
             if held.roots.owners > 1:
                 held.own()
             facts.extend((vm.indirect_shadow_pages, held.roots.start, held.roots.length, vm.lpage_warned, 0))
-        digests = array("Q", bytes(8 * self._slots())) if table.digesting else None
+        digests = array("Q", bytes(16 * self._slots())) if table.digesting else None
         reasons = _REASONS[self.machine.policy.bug_when_disabled]
         row, left, tally, adds, removes, taken = LOOP[-1].fold(
             *(self.columns, row, rows, known.pieces, known.index, facts, table.arrays(), driver.arrays(), digests, U16_MAX),
@@ -284,12 +284,14 @@ class _Fold:
                 self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     def _roll(self, digests: "array[int]") -> None:
-        """Take what changed into the digests of the memslots."""
-        archs = (arch for of in self.known.all() for arch in of.archs)
-        for arch, delta in zip(archs, digests, strict=True):
-            if delta:
+        """Take what changed into the digests of the memslots: those of counters come first, then those of moves."""
+        archs = [arch for of in self.known.all() for arch in of.archs]
+        for arch, counted, moved in zip(archs, digests, digests[len(archs) :], strict=False):
+            if counted:
                 roots = arch.counts.roots
-                roots.digest = roots.digest + delta & U64_MAX
+                roots.digest = roots.digest + counted & U64_MAX
+            if moved:
+                arch.lpage_moves.digest = arch.lpage_moves.digest + moved & U64_MAX
 
     def _by_python(self, row: int) -> None:
         """Fold one row by the functions that model the kernel's."""

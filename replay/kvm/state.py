@@ -163,11 +163,13 @@ def counters_digest_of(machine: Machine) -> int:
     Cost: 0.6 us a memslot. Source: none in the kernel.
     """
     total = 0
-    for vm in machine.live_vms():
-        for slot in vm.slots():
-            digest = slot.arch.counts.roots.digest + slot.arch.lpage_moves.digest
-            if digest:
-                total += digest * _place_mix(vm.number << 32 | slot.as_id << 16 | slot.id)
+    for vm in machine.vms.values():
+        for space in vm.spaces:
+            for slot in space.by_base():
+                arch = slot.arch
+                digest = arch.counts.roots.digest + arch.lpage_moves.digest
+                if digest:
+                    total += digest * _place_mix(vm.number << 32 | slot.as_id << 16 | slot.id)
     return total & U64_MAX
 
 

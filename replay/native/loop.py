@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any, Final
 
 MODULE: Final = "_kvm_replay_rows"
-API: Final = 4
+API: Final = 5
 """Arguments and results of the loop that kvm/compiled.py knows; rows.c says the same number."""
 PURE: Final = "KVM_REPLAY_PURE"
 """Variable that leaves the loop out when it is neither empty nor 0; results are the same."""

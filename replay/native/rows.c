@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ROWS_API 4 /* what compiled.py expects; to be raised with any change of arguments or results */
+#define ROWS_API 5 /* what compiled.py expects; to be raised with any change of arguments or results */
 
 enum { ADD = 64, REMOVE, QUERY, GUEST_WRITE, ACCOUNT, UNACCOUNT };
 enum { LIVE, UNUSUAL }; /* state of a memslot's place */
@@ -64,7 +64,8 @@ struct work {
 	struct space *spaces;
 	struct facts *facts;
 	struct chunk chunks[CHUNKS];
-	uint64_t *digests;
+	uint64_t *digests; /* what is added to those of counters, by memslot, then to those of moves */
+	int64_t slots;
 	const uint8_t *vm_index; /* VM number to index, 256 of them */
 	int64_t nvms, count_max;
 	int depth;
@@ -72,6 +73,8 @@ struct work {
 	uint8_t bits[SAID_KINDS]; /* of warnings, by what is said */
 	int64_t tally[SAID_KINDS], adds, removes;
 };
+
+#define NAMED ((uint64_t)1 << 60) /* regions are told apart from gfns by it: lpage_moves.py */
 
 static uint64_t mix(uint64_t gfn)
 {
@@ -269,12 +272,14 @@ static int32_t *moves_of(struct work *work, const struct space *space, const str
 static int move_lpages(struct work *work, const struct space *space, const struct place *place, const struct facts *facts,
 		       uint64_t gfn, int step)
 {
-	if (work->digests)
-		return LEFT_PYTHON;
 	int32_t *moves = moves_of(work, space, place, gfn);
 	if (!moves || (*moves + step < 0 && !facts->warned) || *moves == (step > 0 ? INT32_MAX : INT32_MIN))
 		return LEFT_PYTHON;
 	*moves += step;
+	if (work->digests) {
+		uint64_t mixed = mix(NAMED | gfn >> REGION_SHIFT);
+		work->digests[work->slots + space->first + (place - space->places)] += step > 0 ? mixed : -mixed;
+	}
 	return 0;
 }
 
@@ -740,8 +745,9 @@ static PyObject *fold(PyObject *self, PyObject *args)
 		if (open_array(&digests, digests_from, 8))
 			goto done;
 		work.digests = digests.buf;
-		if (work.nvms && digests.len < work.spaces[2 * work.nvms - 1].first + work.spaces[2 * work.nvms - 1].count) {
-			PyErr_SetString(PyExc_ValueError, "one digest for each memslot");
+		work.slots = work.nvms ? work.spaces[2 * work.nvms - 1].first + work.spaces[2 * work.nvms - 1].count : 0;
+		if (digests.len != 2 * work.slots) {
+			PyErr_SetString(PyExc_ValueError, "two digests for each memslot");
 			goto done;
 		}
 	}
