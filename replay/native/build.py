@@ -23,7 +23,11 @@ _MACOS: Final = ("-undefined", "dynamic_lookup")
 
 def compiler() -> list[str]:
     """Return the command of the C compiler that is there; nothing where there is none, or no header of this Python."""
-    if sys.platform == "win32" or not Path(sysconfig.get_path("include"), "Python.h").exists():
+    if (
+        sys.platform == "win32"
+        or sys.implementation.name != "cpython"
+        or not Path(sysconfig.get_path("include"), "Python.h").exists()
+    ):
         return []
     for command in (sysconfig.get_config_var("CC") or "cc", "cc"):
         words = shlex.split(command)
