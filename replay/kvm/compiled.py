@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from replay.kvm.counters import Counters
-from replay.kvm.fold import ROWS, fold_uncompiled
+from replay.kvm.fold import BULK_ROWS_LEAST, ROWS, fold_uncompiled
 from replay.kvm.kernel_log import BITS, BUG, DISABLED, NO_SLOT, OVERFLOW, UNDERFLOW
 from replay.kvm.leaves import Table
 from replay.kvm.lpages import may_warn, own_moves
@@ -361,8 +361,10 @@ def fold_compiled(machine: Machine, run: Run, first: int, wanted: Sequence[int] 
     known = _known(machine, run, tuple(wanted) or run.vms())
     if known is None:
         return None
-    if not known.update(machine.allocator.counters, len(run)) or not known.usual:
+    if not known.update(machine.allocator.counters, len(run)):
         return None
+    if len(run) >= BULK_ROWS_LEAST and not known.usual:
+        return None  # the bulk rule takes memslots that are unusual; of a short run they get some rows at most
     machine.allocator.begin(first)
     machine.log.new = []
     return _Fold(machine, run, first, known).go()
