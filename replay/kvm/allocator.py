@@ -73,7 +73,7 @@ class Parts:
     def _first(self) -> dict[str, int]:
         return {array: place for place, (_site, array, _cost) in reversed(list(enumerate(self.parts)))}
 
-    def freed(self, _made: "Batch", _old: Any) -> list[Allocation]:
+    def freed(self, _made: "Batch | None", _old: Any) -> list[Allocation]:
         """Return what is freed when they come, in order. old: the memslot whose memory it was."""
         return []
 

@@ -80,8 +80,7 @@ def tally_by_vm(vms: Sequence[int], kinds: Sequence[int]) -> dict[int, dict[int,
     return found
 
 
-if LOOP is None:  # it has a faster way
-    tally_long_by(tally, tally_by_vm)  # this module is imported by those who have numpy
+tally_long_by(*((tally, tally_by_vm) if LOOP is None else (LOOP.tally, LOOP.by_vm)))  # whoever imports this has numpy
 
 
 @attrs.define(eq=False)

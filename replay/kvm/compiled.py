@@ -30,9 +30,6 @@ from replay.units import U16_MAX, U64_MAX
 
 LOOP: Final[list[Any]] = [loop.LOOP]
 """The compiled loop, or None."""
-if LOOP[0] is not None:
-    tally_long_by(LOOP[0].tally, LOOP[0].by_vm)
-    use_loop(LOOP[0].apart)
 VMS_MOST: Final = 254
 """VMs of lower numbers are told apart in a byte."""
 _PASSED_OVER: Final = 254
@@ -82,6 +79,16 @@ class Packed:
                 return False
             self.epoch = table.epoch
         return True
+
+
+def use_ways(module: Any) -> None:
+    """Have runs tallied, and rows that differ grouped, by the loop's module, if it is there. Source: none."""
+    if module is not None:
+        tally_long_by(module.tally, module.by_vm)
+        use_loop(module.apart)
+
+
+use_ways(LOOP[0])
 
 
 def packed(vm: Vm, space: Memslots) -> Packed:

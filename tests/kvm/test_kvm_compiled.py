@@ -13,8 +13,9 @@ from compiled_loop import loop
 from test_kvm_bulk import EVENTS, LOWERED, USUAL, differences, slots_up_to
 from test_kvm_lanes_together import check
 
+from replay import runs
 from replay.events import GuestWrite, HotEvent, NotifierRegister, ShadowPageAccount, VmCreate, WriteTrackAdd, WriteTrackRemove
-from replay.kvm import bulk, bulk_pairs, compiled, fold, leaves, page_track
+from replay.kvm import bulk, bulk_pairs, compiled, fold, leaves, page_track, run_columns
 from replay.kvm.compiled import fold_compiled
 from replay.kvm.fold import fold_run
 from replay.kvm.kernel_log import BUG, LPAGE, OVERFLOW
@@ -250,6 +251,16 @@ class TestTallies:
             assert all(list(counts) == sorted(counts) for counts in found.values())
             pairs = {(vm, one): count for vm, counts in found.items() for one, count in counts.items()}
             assert pairs == dict(Counter(zip(of, kind, strict=True)))
+
+    def test_used_where_it_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Once its module is there runs are tallied by it, and rows that differ grouped; without it nothing changes."""
+        ways: list[list[Any]] = [[], [], []]
+        for place, (module, name) in enumerate(((runs, "_OF_LONG"), (runs, "_BY_VM"), (run_columns, "_APART"))):
+            monkeypatch.setattr(module, name, ways[place])
+        compiled.use_ways(None)
+        assert ways == [[], [], []]
+        compiled.use_ways(loop())
+        assert ways == [[loop().tally], [loop().by_vm], [loop().apart]]
 
     def test_what_is_no_kind(self) -> None:
         """Columns with other numbers, or of two lengths, are not counted by VM."""
