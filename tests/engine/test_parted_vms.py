@@ -16,6 +16,7 @@ from replay.events import (
     HotEvent,
     MemslotSet,
     NotifierRegister,
+    ShadowPageUnaccount,
     VmCreate,
     WriteTrackAdd,
     WriteTrackQuery,
@@ -125,3 +126,9 @@ class TestPartedVms:
         for rows in ([lost, write, write], [write, lost, lost, write], [lost, write, lost]):
             outcomes = both([*start(), run(rows, "bytes")])
             assert UNDERFLOW in outcomes[0].reasons()
+
+    def test_nothing_is_left_behind_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same where all rows behind one that is left to Python are of the VM in which lanes agree."""
+        monkeypatch.setattr(compiled, "_PYTHON_ROWS_MOST", 1)
+        lost = ShadowPageUnaccount(vm=1, gfn=Gfn(2), level=1)
+        both([*start(), run([WriteTrackAdd(vm=1, gfn=Gfn(2)), lost, *[GuestWrite(vm=0, gfn=Gfn(1))] * 3], "bytes")])

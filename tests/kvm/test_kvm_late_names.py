@@ -5,9 +5,13 @@ from typing import Any
 import pytest
 from lane import LAZY, Lane, P
 
-from replay.events import MemslotSet
+from replay.events import MemslotSet, VmCreate
 from replay.kvm import bulk_columns, slots_by_gfn
 from replay.kvm.allocator import Parts
+from replay.kvm.machine import Machine
+from replay.kvm.policies import EAGER_6_6
+from replay.kvm.profile import Profile
+from replay.kvm.release import Release
 from replay.kvm.requests import Requests
 from replay.recording import frame_heads
 from replay.recording.frame_heads import Head
@@ -28,9 +32,10 @@ class TestLate:
         """Arrays of a memslot have the same names, whichever of them is asked for first."""
         found = []
         for names in ((first, "rmap", "lpage_info", "gfn_write_track"), ("rmap", "gfn_write_track", "lpage_info")):
-            lane = Lane(LAZY, tdp=False)
-            assert lane.do(slot(0, 0, 512)).ret == 0
-            arch = next(iter(lane.vm.slots())).arch
+            machine = Machine(EAGER_6_6, Profile(release=Release(6, 8, 0), config_external_write_tracking=True, tdp=False))
+            machine.step(VmCreate(vm=0, ret=0), 0)
+            machine.step(slot(0, 0, 512), 1)
+            arch = next(iter(machine.vms[0].slots())).arch
             read = {name: getattr(arch, name) for name in names}
             found.append([read[name] for name in ("rmap", "lpage_info", "gfn_write_track")])
         assert found[0] == found[1]
